@@ -1,0 +1,71 @@
+"""A microscope for mixture-of-experts language models.
+
+Importing this package is quick: torch, transformers and plotly are loaded when a name that needs
+them is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from v4kit import analysis, errors, figures
+    from v4kit.core import Record
+    from v4kit.engines import Model, Step, load, wrap
+    from v4kit.errors import V4KitError
+    from v4kit.experiments import validate
+    from v4kit.recording import record
+    from v4kit.trace import Trace, concat, import_routing, open_trace
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Model",
+    "Record",
+    "Step",
+    "Trace",
+    "V4KitError",
+    "concat",
+    "errors",
+    "figures",
+    "import_routing",
+    "load",
+    "open_trace",
+    "record",
+    "validate",
+    "wrap",
+]
+
+_HOME = {
+    "Model": "v4kit.engines",
+    "Record": "v4kit.core",
+    "Step": "v4kit.engines",
+    "Trace": "v4kit.trace",
+    "V4KitError": "v4kit.errors",
+    "concat": "v4kit.trace",
+    "import_routing": "v4kit.trace",
+    "load": "v4kit.engines",
+    "open_trace": "v4kit.trace",
+    "record": "v4kit.recording",
+    "validate": "v4kit.experiments",
+    "wrap": "v4kit.engines",
+}
+
+# In a checkout the interface lies beside the library: widgets/ installs as v4kit.widgets.
+_CHECKOUT = Path(__file__).resolve().parent.parent
+if (_CHECKOUT / "pyproject.toml").is_file():
+    __path__.append(str(_CHECKOUT))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"v4kit.{name}")
+    raise AttributeError(f"module 'v4kit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,62 @@
+"""A model's layers and experts, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from v4kit.core import DENSE, HASH
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer."""
+
+    index: int
+    """Position among all decoder layers, from 0."""
+    routing: str
+    """"hash", "topk" or "dense"."""
+    attention: str
+    """"sliding", "csa", "hca", "full" or "other"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What a recorder must know of a model; built from its config alone."""
+
+    family: str
+    """transformers' `model_type`."""
+    layers: tuple[Layer, ...]
+    """All decoder layers by index."""
+    n_experts: int
+    """Routed experts of a layer."""
+    top_k: int
+    """Experts chosen for one token in one layer."""
+    n_shared: int
+    """Shared experts of a layer, always on; 0 where there are none."""
+    weight_sum: float | None
+    """What a token's weights add up to (`routed_scaling_factor`); None where it varies."""
+    vocabulary: int
+    """Number of token ids."""
+    context: int
+    """Longest sequence, in tokens."""
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.layers)
+
+    @property
+    def routed(self) -> tuple[int, ...]:
+        """Indices of the layers that have a router."""
+        return tuple(layer.index for layer in self.layers if layer.routing != DENSE)
+
+    @property
+    def hash_layers(self) -> tuple[int, ...]:
+        """Indices of the layers whose experts follow from the token id."""
+        return tuple(layer.index for layer in self.layers if layer.routing == HASH)
+
+    def __repr__(self) -> str:
+        return (
+            f"Architecture({self.family} · {self.n_layers} layers · {self.n_experts} experts · "
+            f"top-{self.top_k} · {self.context:,} tokens of context)"
+        )

@@ -1,0 +1,33 @@
+"""What is to be recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from v4kit.errors import InputError
+
+Routing = Literal["ids", "scores", "full"]
+
+_ROUTING = ("ids", "scores", "full")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is recorded of every token; `Record()` is the default everywhere.
+
+    Raises:
+        InputError: A field has a value it can't have.
+    """
+
+    routing: Routing = "scores"
+    """"ids": the experts used and their weights. "scores": also their unbiased scores, the margin
+    to the runner-up and the bias flips. "full": also the scores of all experts."""
+
+    def __post_init__(self) -> None:
+        if self.routing not in _ROUTING:
+            known = ", ".join(repr(r) for r in _ROUTING)
+            raise InputError(
+                f"Record(routing=…) takes one of {known}; given was {self.routing!r}. "
+                'Use "scores" unless the file must be small ("ids") or every score matters ("full").'
+            )

@@ -1,0 +1,64 @@
+"""What every engine shares: a step of a stream, and the settings of sampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from v4kit.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a stream."""
+
+    token: int
+    """Id of the token that was just sampled."""
+    text: str
+    """Text that it completes; empty while a character is still in parts."""
+    row: int
+    """Row of the trace that this pass completed: the one before the sampled token's."""
+    experts: np.ndarray
+    """Experts used in that row, integers `[layer, slot]`, −1 where there is no router."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn and when to stop.
+
+    Raises:
+        InputError: A value that can't be used.
+    """
+
+    max_new_tokens: int = 64
+    """Most tokens to generate, 1 or more."""
+    temperature: float = 0.0
+    """0 takes the most probable token; above it the distribution is flattened or sharpened."""
+    top_p: float = 1.0
+    """Smallest set of tokens with this probability is drawn from, in (0, 1]."""
+    seed: int | None = None
+    """Seed of the draw; None takes a new one, which the trace's meta tells."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the generation once they are complete."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_new_tokens, bool) or int(self.max_new_tokens) < 1:
+            raise InputError(f"max_new_tokens is 1 or more; given was {self.max_new_tokens!r}.")
+        if not math.isfinite(self.temperature) or self.temperature < 0:
+            raise InputError(
+                f"temperature is 0 (greedy) or a finite number above; given was {self.temperature}."
+            )
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p lies above 0 and up to 1; given was {self.top_p}.")
+        if any(not isinstance(text, str) or not text for text in self.stop):
+            raise InputError(f"stop takes strings that are not empty; given was {self.stop!r}.")
+
+
+def stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return stop strings as a tuple: none, one or several may be given."""
+    if stop is None:
+        return ()
+    return (stop,) if isinstance(stop, str) else tuple(stop)

@@ -1,0 +1,356 @@
+"""`Model`: transformers in this process, recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from v4kit.arch import describe, family_of
+from v4kit.core import Record
+from v4kit.engines.base import Sampling, Step, stops
+from v4kit.engines.reading import read, read_many
+from v4kit.engines.stream import Stream
+from v4kit.engines.text import Prompt, encode_prompt
+from v4kit.errors import InputError, ModelBusy
+from v4kit.models.gates import run_in_float32
+from v4kit.models.load import load_transformers
+from v4kit.recording import attached, find_routers, router_tap
+from v4kit.recording.meta import model_name, trace_meta
+from v4kit.recording.taps import Hook, Tap
+from v4kit.trace import Trace
+
+
+class Model:
+    """A mixture-of-experts model that records what it does.
+
+    Made by `v4kit.load` or `v4kit.wrap`. `hf` and `tokenizer` are transformers' own;
+    `architecture` is its layers and experts as data.
+    """
+
+    def __init__(
+        self,
+        hf: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        revision: str | None = None,
+        router_dtype: str = "native",
+    ) -> None:
+        if router_dtype not in ("native", "float32"):
+            raise InputError(f"router_dtype is 'float32' or 'native'; given was {router_dtype!r}.")
+        self.hf = hf
+        self.tokenizer = tokenizer
+        self.family = family_of(hf.config)
+        self.architecture = describe(hf.config)
+        self.routers = find_routers(hf, self.family, self.architecture)
+        if router_dtype == "float32":
+            run_in_float32(self.routers.values())
+        self.stop_ids = _stop_ids(hf, tokenizer)
+        self.edition = "0731" if _is_0731(hf.config) else "preview"
+        self.meta = trace_meta(
+            hf, self.architecture, name=name, revision=revision, router_dtype=router_dtype
+        )
+        self._taps: list[tuple[tuple[int, ...], Tap]] = []
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        parameters = sum(p.numel() for p in self.hf.parameters())
+        return (
+            f"Model({self.meta['model']} · {parameters / 1e6:,.1f} M parameters · "
+            f"{self.architecture.n_layers} layers · {self.architecture.n_experts} experts · "
+            f"top-{self.architecture.top_k} · {self.meta['dtype']})"
+        )
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        thinking: str | None = None,
+        stop: str | Sequence[str] | None = None,
+        prefill_chunk: int | None = 256,
+        record: Record | None = None,
+        on_step: Callable[[Step], object] | None = None,
+    ) -> Trace:
+        """Return the Trace of a prompt and its continuation, recorded in one pass.
+
+        Args:
+            prompt: A text, token ids, or chat messages.
+            max_new_tokens: Most tokens to generate.
+            temperature: 0 takes the most probable token.
+            top_p: Draw from the smallest set of tokens with this probability.
+            seed: Same seed, same tokens; None takes a new one, told by `trace.meta["seed"]`.
+            thinking: Reasoning effort for chat messages; None is chat mode.
+            stop: Strings that end the generation once complete.
+            prefill_chunk: Tokens of the prompt per forward pass; None reads it whole.
+            record: What to record.
+            on_step: Called with every `Step`.
+
+        Raises:
+            InputError: The prompt or a setting can't be used.
+            ModelBusy: Another thread is using the model.
+        """
+        with self.busy():
+            stream = self.stream(
+                prompt,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
+                thinking=thinking,
+                stop=stop,
+                prefill_chunk=prefill_chunk,
+                record=record,
+            )
+            return stream.finish(on_step).trace
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        thinking: str | None = None,
+        stop: str | Sequence[str] | None = None,
+        prefill_chunk: int | None = 256,
+        record: Record | None = None,
+    ) -> Stream:
+        """Return an iterator of `Step`s; its `trace` is whole at any moment.
+
+        Arguments and errors are those of `generate`; the model is in use only during a step.
+        """
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop=stops(stop),
+        )
+        ids = self._encode(prompt, thinking)
+        chunk = _chunk(prefill_chunk)
+        meta = {"sampling": {**asdict(sampling), "stop": list(sampling.stop)}, "thinking": thinking}
+        return Stream(
+            self, ids, sampling=sampling, prefill_chunk=chunk, record=record or Record(), meta=meta
+        )
+
+    def read(
+        self, text: Prompt, *, prefill_chunk: int | None = 256, record: Record | None = None
+    ) -> Trace:
+        """Return the Trace of a text that is only read: one pass, with log-probabilities.
+
+        Raises:
+            InputError: The text is empty or longer than the model's context.
+            ModelBusy: Another thread is using the model.
+        """
+        ids = self._encode(text, None)
+        with self.busy():
+            return read(self, ids, chunk=_chunk(prefill_chunk), record=record or Record())
+
+    def read_many(
+        self,
+        texts: Sequence[Prompt],
+        *,
+        labels: Sequence[str] | None = None,
+        save_to: str | Path | None = None,
+        prefill_chunk: int | None = 256,
+        record: Record | None = None,
+        progress: bool = True,
+    ) -> Trace:
+        """Return one Trace of many documents, read one by one.
+
+        Args:
+            texts: Texts, lists of token ids, or conversations.
+            labels: One label per document.
+            save_to: Folder to write to as it goes; what was written survives a killed process.
+            prefill_chunk: Tokens per forward pass; None reads each document whole.
+            record: What to record.
+            progress: Show a progress bar, with the expected size.
+
+        Raises:
+            InputError: There is no text, or labels and texts differ in number.
+            ModelBusy: Another thread is using the model.
+            TraceWriteError: The folder is not empty, or the disk is full.
+        """
+        documents = [self._encode(text, None) for text in texts]
+        if labels is not None and len(labels) != len(documents):
+            raise InputError(
+                f"read_many was given {len(documents)} texts and {len(labels)} labels. "
+                "Give one label per text."
+            )
+        return read_many(
+            self,
+            documents,
+            labels=labels,
+            folder=None if save_to is None else Path(save_to),
+            chunk=_chunk(prefill_chunk),
+            record=record or Record(),
+            progress=progress,
+        )
+
+    @contextlib.contextmanager
+    def tap(self, kind: str, tap: Tap, *, layers: Sequence[int] | None = None) -> Iterator[None]:
+        """Call `tap(event)` for every forward pass and layer while the block runs.
+
+        The event has `layer`, `positions`, `logits`, `scores`, `weights`, `experts`, all live.
+        Returning None only looks; returning `event.change(experts=…, weights=…)` edits.
+
+        Args:
+            kind: "router".
+            tap: Your function.
+            layers: Layer indices; None means all with a router.
+
+        Raises:
+            InputError: The kind is unknown, or a layer has no router.
+        """
+        if kind != "router":
+            raise InputError(f"tap knows the kind 'router'; given was {kind!r}.")
+        chosen = tuple(self.architecture.routed if layers is None else layers)
+        unknown = [layer for layer in chosen if layer not in self.routers]
+        if unknown:
+            raise InputError(
+                f"Layer {unknown[0]} has no router; the layers with one are {self.architecture.routed}."
+            )
+        entry = (chosen, tap)
+        self._taps.append(entry)
+        try:
+            yield
+        finally:
+            self._taps.remove(entry)
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Hold the model for this thread.
+
+        Raises:
+            ModelBusy: Another thread has it.
+        """
+        if not self._lock.acquire(blocking=False):
+            raise ModelBusy(
+                f"{self!r} is in use by another thread. Wait for it, or load the model twice."
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def forward(
+        self, ids: list[int], start: int, cache: Any, hooks: Sequence[tuple[nn.Module, Hook]]
+    ) -> tuple[Tensor, Any]:
+        """Return the logits `[token, vocabulary]` of one document's next tokens, and the cache.
+
+        Hooks, inference mode and the model's lock are held for this call alone. Taps stand before
+        `hooks`, so that what is recorded is what was used.
+        """
+        positions = torch.arange(start, start + len(ids))
+        taps = [
+            (self.routers[layer], router_tap(layer, self.family.scoring, lambda: positions, tap))
+            for chosen, tap in self._taps
+            for layer in chosen
+        ]
+        inputs = torch.tensor([ids], device=_input_device(self.hf))
+        with self.busy(), torch.inference_mode(), attached([*taps, *hooks]):
+            output = self.hf(input_ids=inputs, past_key_values=cache, use_cache=True)
+        return output.logits[0], output.past_key_values
+
+    def _encode(self, prompt: Prompt, thinking: str | None) -> list[int]:
+        ids = encode_prompt(
+            prompt,
+            self.tokenizer,
+            thinking=thinking,
+            edition=self.edition,
+            vocabulary=self.architecture.vocabulary,
+        )
+        if len(ids) > self.architecture.context:
+            raise InputError(
+                f"The prompt has {len(ids):,} tokens; the model's context holds "
+                f"{self.architecture.context:,}. Shorten the prompt."
+            )
+        return ids
+
+
+def _chunk(prefill_chunk: int | None) -> int | None:
+    if prefill_chunk is not None and prefill_chunk < 1:
+        raise InputError(f"prefill_chunk is 1 or more, or None; given was {prefill_chunk}.")
+    return prefill_chunk
+
+
+def _input_device(hf: Any) -> torch.device:
+    """Return where ids are to be put; offloaded embeddings are on meta, and fetch theirs."""
+    device: torch.device = hf.get_input_embeddings().weight.device
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def _stop_ids(hf: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the ids that end a generation: the model's own and the tokenizer's."""
+    named = getattr(hf.generation_config, "eos_token_id", None)
+    ids = named if isinstance(named, list) else [named]
+    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
+
+
+def _is_0731(config: Any) -> bool:
+    """Tell whether the checkpoint is of the generation whose configs speak of DSpark."""
+    return any(key.startswith("dspark_") for key in config.to_dict())
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    device_map: Any = "auto",
+    dtype: str | torch.dtype = "auto",
+    max_memory: dict[Any, Any] | None = None,
+    offload_folder: str | Path | None = None,
+    revision: str | None = None,
+    router_dtype: str = "float32",
+) -> Model:
+    """Return a model, ready to record; without arguments the small trained one, offline.
+
+    Args:
+        model: "tiny" (default), a folder as `save_pretrained` writes it, or a hub id.
+        device_map: As in transformers; "auto" without a GPU is the CPU.
+        dtype: "auto" (float32 on a CPU, else the checkpoint's), "bfloat16" or "float32".
+        max_memory: Memory per device, as in transformers.
+        offload_folder: Folder for layers that do not fit into memory.
+        revision: Commit, tag or branch of a hub id.
+        router_dtype: "float32" computes gates as DeepSeek's own code does; "native" in `dtype`.
+
+    Raises:
+        ModelNotFound: There is no such model, or it can't be reached.
+        UnsupportedModel: The model is dense or of a family that the kit can't read.
+        InputError: A setting that can't be used.
+    """
+    loaded = load_transformers(
+        model,
+        dtype=dtype,
+        device_map=device_map,
+        max_memory=max_memory,
+        offload_folder=offload_folder,
+        revision=revision,
+    )
+    return Model(
+        loaded.model,
+        loaded.tokenizer,
+        name=loaded.name,
+        revision=loaded.revision,
+        router_dtype=router_dtype,
+    )
+
+
+def wrap(hf_model: Any, tokenizer: Any, *, router_dtype: str = "native") -> Model:
+    """Return a `Model` around a transformers model that is already in memory.
+
+    Raises:
+        UnsupportedModel: The model is dense or of a family that the kit can't read.
+    """
+    return Model(hf_model.eval(), tokenizer, name=model_name(hf_model), router_dtype=router_dtype)

@@ -1,0 +1,49 @@
+"""Gates in float32: DeepSeek's own code computes them so, transformers in the model's dtype.
+
+In bfloat16 some 6 to 10 % of tokens get another set of experts. The parameter itself is left alone:
+casting it would break offloading and change what is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _Float32View:
+    """A router seen with its weight in float32; everything else is the router's own."""
+
+    def __init__(self, router: nn.Module) -> None:
+        self._router = router
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._router, name)
+
+    @property
+    def weight(self) -> Tensor:
+        return self._router.weight.float()  # type: ignore[operator, union-attr, return-value]
+
+
+def run_in_float32(routers: Iterable[nn.Module]) -> None:
+    """Let every router compute in float32 from now on.
+
+    accelerate wraps `forward` and keeps the original as `_old_forward`; the change goes inside its
+    wrapper, where an offloaded weight is in place.
+    """
+    for router in routers:
+        inner = "_old_forward" if hasattr(router, "_hf_hook") else "forward"
+        setattr(router, inner, _forward(router))
+
+
+def _forward(router: nn.Module) -> Any:
+    view, compute = _Float32View(router), type(router).forward
+
+    def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # Under autocast a float32 product would be taken back down.
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            return compute(view, hidden_states.float(), *args, **kwargs)  # type: ignore[arg-type]
+
+    return forward

@@ -1,0 +1,135 @@
+"""A transformers model and its tokenizer, from the kit's own folder, a local folder or a hub id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from v4kit.arch import describe
+from v4kit.errors import InputError, ModelNotFound
+
+TINY = Path(__file__).parent / "tiny"
+"""Folder of the small trained model that ships with the kit."""
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in memory and what is known of where it came from."""
+
+    model: Any
+    """transformers' causal language model, in evaluation mode."""
+    tokenizer: Any
+    """transformers' tokenizer."""
+    name: str
+    """"tiny", a folder or a hub id."""
+    revision: str | None
+    """Commit of the hub's files; None for local ones."""
+
+
+def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype | str:
+    """Return the dtype to load in; "auto" is float32 on a CPU, else what the checkpoint says.
+
+    Raises:
+        InputError: The dtype is not one that V4 runs in.
+    """
+    if dtype == "auto":
+        return "auto" if torch.cuda.is_available() else torch.float32
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise InputError(
+            f"dtype can be 'auto', 'bfloat16' or 'float32'; given was {dtype!r}. "
+            "float16 fails inside V4, whose compressors stay in float32."
+        )
+    return _DTYPES[name]
+
+
+def load_transformers(
+    name: str | Path | None,
+    *,
+    dtype: str | torch.dtype,
+    device_map: Any,
+    max_memory: dict[Any, Any] | None,
+    offload_folder: str | Path | None,
+    revision: str | None,
+) -> Loaded:
+    """Return a model and its tokenizer; None or "tiny" is the model that ships with the kit.
+
+    The config is read and judged before any weight is: a model that the kit can't read is refused
+    without a download. Code from a checkpoint is never executed.
+
+    Raises:
+        ModelNotFound: There is no such folder or hub id, or it can't be reached.
+        UnsupportedModel: The model is dense or of a family that the table lacks.
+        InputError: The dtype or the device map can't be used.
+    """
+    torch_dtype = resolve_dtype(dtype)
+    tiny = name is None or name == "tiny"
+    source = str(TINY if tiny else name)
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    _check_folder(source)
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise _not_found(source, error) from error
+    describe(config)
+    placement = _placement(device_map, max_memory, offload_folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=torch_dtype, **placement, **options
+        )
+    except OSError as error:
+        raise _not_found(source, error) from error
+    commit = getattr(config, "_commit_hash", None)
+    return Loaded(model.eval(), tokenizer, "tiny" if tiny else source, commit)
+
+
+def _check_folder(source: str) -> None:
+    folder = Path(source).expanduser()
+    looks_local = source.startswith((".", "/", "~")) or folder.exists()
+    if not looks_local:
+        return
+    if not folder.is_dir():
+        raise ModelNotFound(f"There is no folder {source}. Give a model's folder or a hub id.")
+    if not (folder / "config.json").exists():
+        raise ModelNotFound(
+            f"The folder {source} holds no model: it has no config.json. "
+            "Give a folder as save_pretrained writes it."
+        )
+
+
+def _placement(
+    device_map: Any, max_memory: dict[Any, Any] | None, offload_folder: str | Path | None
+) -> dict[str, Any]:
+    """Return transformers' placement options; without a GPU "auto" means the CPU."""
+    if device_map == "auto" and max_memory is None and not torch.cuda.is_available():
+        return {}
+    if device_map is None:
+        return {}
+    if find_spec("accelerate") is None:
+        raise InputError(
+            f"device_map={device_map!r} needs accelerate, which is not installed. "
+            "Run: pip install v4kit[gpu]"
+        )
+    placement: dict[str, Any] = {"device_map": device_map}
+    if max_memory is not None:
+        placement["max_memory"] = max_memory
+    if offload_folder is not None:
+        placement["offload_folder"] = str(offload_folder)
+    return placement
+
+
+def _not_found(source: str, error: Exception) -> ModelNotFound:
+    reason = str(error).strip().splitlines()[0]
+    return ModelNotFound(
+        f"{source!r} could not be loaded: {reason} "
+        'Give "tiny", a folder that holds a model, or a hub id that this machine can reach.'
+    )

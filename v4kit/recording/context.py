@@ -1,0 +1,197 @@
+"""`record(hf_model)`: any call of a transformers model, recorded from outside."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from v4kit.arch import describe, family_of
+from v4kit.core import Record
+from v4kit.errors import InputError
+from v4kit.recording.likelihood import Likelihood
+from v4kit.recording.meta import model_name, trace_meta
+from v4kit.recording.recorder import RoutingRecorder
+from v4kit.recording.routers import find_routers
+from v4kit.recording.taps import attached
+from v4kit.recording.text import text_columns
+from v4kit.trace import Trace, make_trace
+
+
+class _Document:
+    """One row of a batch and what came of it."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.ids: list[int] = []
+        self.decoded: list[bool] = []
+        self.likelihood = Likelihood()
+
+
+class Recording:
+    """What `record` yields; `trace` is whole at any moment."""
+
+    def __init__(self, hf_model: Any, record: Record, tokenizer: Any) -> None:
+        self._hf = hf_model
+        self._tokenizer = tokenizer
+        self._architecture = describe(hf_model.config)
+        family = family_of(hf_model.config)
+        routers = find_routers(hf_model, family, self._architecture)
+        self._recorder = RoutingRecorder(routers, family, self._architecture, record)
+        self._documents: list[_Document] = []
+        self._of_cache: dict[int, tuple[Any, list[_Document]]] = {}
+        self._rows: list[tuple[int, int]] = []
+        self._inputs: dict[str, Any] = {}
+        self._current: tuple[list[_Document], Tensor] | None = None
+
+    def hooks(self) -> list[tuple[Any, Any]]:
+        """Return the forward hooks: routers, decoder, model."""
+        base = self._hf.base_model
+        return [*self._recorder.hooks(), (base, self._after_decoder), (self._hf, self._after_model)]
+
+    def before(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note the decoder's inputs, and refuse what can't be recorded truly."""
+        self._recorder.discard()
+        names = ("input_ids", "attention_mask", "position_ids", "past_key_values")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        if given.get("input_ids") is None:
+            raise InputError(
+                "record can't follow a call with inputs_embeds: a trace needs token ids. "
+                "Call the model with input_ids."
+            )
+        mask = given.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            _check_mask(mask, given["input_ids"].shape[1])
+        cache = given.get("past_key_values")
+        if hasattr(cache, "reorder_cache"):
+            cache.reorder_cache = _refuse_beams
+        self._inputs = given
+
+    def _after_decoder(self, _module: Any, _inputs: Any, output: Any) -> None:
+        ids: Tensor = self._inputs["input_ids"]
+        batch, length = ids.shape
+        given = self._inputs.get("past_key_values")
+        cache = getattr(output, "past_key_values", None) or given
+        before = cache.get_seq_length() - length if cache is not None else 0
+        documents = self._documents_of(cache, batch, before)
+        mask = self._inputs.get("attention_mask")
+        real = torch.ones_like(ids, dtype=torch.bool)
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            real = mask[:, -length:].bool()
+        real = real.cpu()
+        if not bool(real.all()) and any(document.ids for document in documents):
+            raise InputError(
+                "record can't follow padded rows beyond their first pass: V4 compresses padding "
+                "into its blocks. Run documents of unequal length one by one."
+            )
+        for row, document in enumerate(documents):
+            kept = ids[row].cpu()[real[row]].tolist()
+            number = self._documents.index(document)
+            self._rows += [(number, len(document.ids) + i) for i in range(len(kept))]
+            decoded = length == 1 and bool(document.ids)
+            document.ids += kept
+            document.decoded += [decoded] * len(kept)
+        self._recorder.commit(real.flatten().nonzero().squeeze(-1))
+        self._current = (documents, real)
+
+    def _documents_of(self, cache: Any, batch: int, before: int) -> list[_Document]:
+        """Return the documents that a cache goes on with; a new cache begins new ones."""
+        known = self._of_cache.get(id(cache)) if cache is not None and before else None
+        if known is not None:
+            return known[1]
+        documents = [_Document(before) for _ in range(batch)]
+        self._documents += documents
+        if cache is not None:
+            # The cache is kept with its documents, so that its id stays its own.
+            self._of_cache[id(cache)] = (cache, documents)
+        return documents
+
+    def _after_model(self, _module: Any, _inputs: Any, output: Any) -> None:
+        if self._current is None:
+            return
+        (documents, real), self._current = self._current, None
+        logits = output.logits
+        if logits.shape[1] != real.shape[1] and not bool(real.all()):
+            return  # the kept logits are those of padding
+        for row, document in enumerate(documents):
+            new = int(real[row].sum())
+            kept = logits[row][:new]
+            document.likelihood.sampled(document.ids[-new], len(document.ids) - new)
+            first = len(document.ids) - len(kept)
+            document.likelihood.add(first, kept, document.ids[first + 1 :])
+
+    @property
+    def trace(self) -> Trace:
+        """The Trace of all calls so far, one document per row of a batch."""
+        columns: dict[str, list[Any]] = {}
+        for number, document in enumerate(self._documents):
+            rows = len(document.ids)
+            part: dict[str, Any] = {
+                "id": document.ids,
+                "position": range(document.start, document.start + rows),
+                "document": [number] * rows,
+                "phase": ["generated" if d else "prompt" for d in document.decoded],
+                **document.likelihood.columns(rows),
+            }
+            if self._tokenizer is not None:
+                part |= text_columns(document.ids, None, self._tokenizer)
+            for name, values in part.items():
+                columns.setdefault(name, []).extend(values)
+        arrays = self._recorder.arrays(len(self._rows))
+        order = sorted(range(len(self._rows)), key=self._rows.__getitem__)
+        arrays = {n: a if n == "bias" else a[np.array(order, int)] for n, a in arrays.items()}
+        name = model_name(self._hf)
+        meta = trace_meta(
+            self._hf, self._architecture, name=name, revision=None, router_dtype="native"
+        )
+        return make_trace(dict(columns), arrays, meta)
+
+
+def _check_mask(mask: Tensor, length: int) -> None:
+    """Refuse zeros before ones: left padding changes what V4 computes."""
+    real = mask.bool()
+    if bool((~real[:, :-1] & real[:, 1:]).any()) or not bool(real[:, 0].all()):
+        raise InputError(
+            f"record can't follow left padding (a mask of shape {tuple(mask.shape)} over {length} "
+            "new tokens has zeros before ones): V4 in transformers computes something else then. "
+            "Use batches of equal length, or pad on the right and only read."
+        )
+
+
+def _refuse_beams(*_: Any, **__: Any) -> None:
+    raise InputError(
+        "record can't follow a beam search: its beams change places. "
+        "Sample or go greedily, or replay the result with model.read."
+    )
+
+
+@contextlib.contextmanager
+def record(
+    hf_model: Any, record: Record | None = None, *, tokenizer: Any = None
+) -> Iterator[Recording]:
+    """Record every call of a transformers model while the block runs; yields a `Recording`.
+
+    Each row of a batch becomes a document of `recording.trace`; a call with a cache goes on with
+    the documents that the cache belongs to. A single token fed to a filled cache counts as
+    generated. The model is left as it is: gates run in its own dtype.
+
+    Args:
+        hf_model: A causal language model of a family in the table.
+        record: What to record.
+        tokenizer: Gives the rows their texts and roles.
+
+    Raises:
+        UnsupportedModel: The model is dense or of a family that the kit can't read.
+        InputError: A call with left padding, `inputs_embeds` or beam search.
+    """
+    recording = Recording(hf_model, record or Record(), tokenizer)
+    handle = hf_model.base_model.register_forward_pre_hook(recording.before, with_kwargs=True)
+    try:
+        with attached(recording.hooks()):
+            yield recording
+    finally:
+        handle.remove()

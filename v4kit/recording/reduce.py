@@ -1,0 +1,75 @@
+"""From routers' raw outputs to what a trace keeps, many layers at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from v4kit.core import NONE
+from v4kit.recording.routers import SCORING
+
+
+def reduce_routing(
+    logits: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    *,
+    bias: Tensor,
+    ranked: Tensor,
+    scoring: str,
+    routing: str,
+) -> dict[str, Tensor]:
+    """Return the recorded variables of some layers, axes `[token, layer, …]`.
+
+    Slots of ranked layers are stored in descending selection score (score + bias), ties to the
+    lower id; hash layers keep the table's order and have no margin, runner-up and bias flips.
+
+    Args:
+        logits: Router logits `[layer, token, expert]`.
+        weights: Weights that were used `[layer, token, slot]`.
+        experts: Experts that were used `[layer, token, slot]`.
+        bias: Bias on the selection score `[layer, expert]`; 0 where there is none.
+        ranked: Which layers chose by score `[layer]`.
+        scoring: Name of the scoring function.
+        routing: "ids", "scores" or "full".
+    """
+    scores = SCORING[scoring](logits)
+    selection = scores + bias.unsqueeze(1)
+    is_ranked = ranked[:, None, None]
+    order = _canonical(selection.gather(-1, experts), experts, is_ranked)
+    experts = experts.gather(-1, order)
+    kept = {"experts": experts.to(torch.int16), "weights": weights.gather(-1, order).float()}
+    if routing != "ids":
+        kept["scores"] = scores.gather(-1, experts).float()
+        kept |= _competition(scores, selection, experts, is_ranked[..., 0])
+    if routing == "full":
+        kept["router_scores"] = scores.float()
+    return {name: value.transpose(0, 1) for name, value in kept.items()}
+
+
+def _canonical(chosen: Tensor, experts: Tensor, ranked: Tensor) -> Tensor:
+    """Return the slot order `[layer, token, slot]`: descending selection score, then lower id."""
+    by_id = experts.argsort(dim=-1, stable=True)
+    by_score = chosen.gather(-1, by_id).argsort(dim=-1, descending=True, stable=True)
+    slots = torch.arange(experts.shape[-1], device=experts.device).expand_as(experts)
+    return torch.where(ranked, by_id.gather(-1, by_score), slots)
+
+
+def _competition(
+    scores: Tensor, selection: Tensor, experts: Tensor, ranked: Tensor
+) -> dict[str, Tensor]:
+    """Return margin, runner-up and bias flips, axes `[layer, token]`."""
+    k = experts.shape[-1]
+    chosen = torch.zeros_like(selection, dtype=torch.bool).scatter_(-1, experts, value=True)
+    if k == selection.shape[-1]:
+        nothing = torch.full_like(selection[..., 0], torch.nan)
+        none = torch.full_like(nothing, NONE, dtype=torch.int16)
+        return {"margin": nothing.float(), "runner_up": none, "bias_flips": none}
+    best, runner_up = selection.masked_fill(chosen, -torch.inf).max(-1)
+    margin = selection.gather(-1, experts).amin(-1) - best
+    flips = k - chosen.gather(-1, scores.topk(k, dim=-1).indices).sum(-1)
+    return {
+        "margin": margin.masked_fill(~ranked, torch.nan).float(),
+        "runner_up": runner_up.masked_fill(~ranked, NONE).to(torch.int16),
+        "bias_flips": flips.masked_fill(~ranked, NONE).to(torch.int16),
+    }

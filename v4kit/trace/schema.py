@@ -1,0 +1,162 @@
+"""What a trace holds: columns, variables, their types, and the checks that keep them true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from v4kit.core import EXPERT, LAYER, NONE, ROUTING_KINDS, SLOT, TOKEN
+from v4kit.errors import TraceFormatError
+
+PHASES = ("prompt", "generated")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of `trace.tokens`."""
+
+    name: str
+    """Its name."""
+    dtype: str
+    """numpy type on disk; "text" for strings of any length, "code" for strings of a small set."""
+    missing: Any
+    """Value of a row that has none."""
+    meaning: str
+    """What a value says."""
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("id", "int32", NONE, "token id"),
+    Column("text", "text", "", "text that this token completes; joined, the text of the trace"),
+    Column("position", "int32", NONE, "position within the document, from 0"),
+    Column("document", "int32", 0, "number of the document, from 0"),
+    Column("label", "code", "", "label of the document"),
+    Column("role", "code", "", "system, user, reasoning, answer or text"),
+    Column("phase", "code", "prompt", "prompt or generated"),
+    Column("special", "bool", False, "a special token of the tokenizer"),
+    Column("valid", "bool", True, "the row was completed: the token was fed to the model"),
+    Column("logprob", "float32", np.nan, "log-probability of the token, nats; NaN in first rows"),
+    Column("entropy", "float32", np.nan, "entropy of the distribution it came from, nats"),
+    Column("predicted", "int32", NONE, "most probable next token id after the row"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One variable of `trace.routing`."""
+
+    name: str
+    """Its name."""
+    dims: tuple[str, ...]
+    """Named axes."""
+    dtype: str
+    """numpy type."""
+    missing: Any
+    """Value where there is none."""
+    meaning: str
+    """What a value says."""
+
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable("experts", (TOKEN, LAYER, SLOT), "int16", NONE, "expert used; −1 none"),
+    Variable("weights", (TOKEN, LAYER, SLOT), "float32", np.nan, "factor on the expert's output"),
+    Variable("scores", (TOKEN, LAYER, SLOT), "float32", np.nan, "unbiased affinity of the expert"),
+    Variable("margin", (TOKEN, LAYER), "float32", np.nan, "lowest selection score of the chosen "
+             "minus the runner-up's"),
+    Variable("runner_up", (TOKEN, LAYER), "int16", NONE, "best expert that was not chosen"),
+    Variable("bias_flips", (TOKEN, LAYER), "int16", NONE, "chosen experts that the unbiased "
+             "scores would not have chosen"),
+    Variable("router_scores", (TOKEN, LAYER, EXPERT), "float32", np.nan, "scores of all experts"),
+    Variable("bias", (LAYER, EXPERT), "float32", np.nan, "bias on the selection score"),
+)  # fmt: skip
+
+BY_NAME = {variable.name: variable for variable in VARIABLES}
+
+
+def routing_dataset(arrays: dict[str, Any], meta: dict[str, Any]) -> xr.Dataset:
+    """Return the routing Dataset of arrays by variable name, with coordinates from the meta."""
+    architecture = meta["architecture"]
+    layers = architecture["layers"]
+    coords: dict[str, Any] = {
+        LAYER: np.arange(len(layers)),
+        "kind": (LAYER, np.array([layer["routing"] for layer in layers])),
+        "attention_kind": (LAYER, np.array([layer["attention"] for layer in layers])),
+        SLOT: np.arange(architecture["top_k"]),
+        EXPERT: np.arange(architecture["n_experts"]),
+    }
+    data = {
+        name: (BY_NAME[name].dims, array, {"meaning": BY_NAME[name].meaning})
+        for name, array in arrays.items()
+    }
+    return xr.Dataset(data, coords=coords)
+
+
+def check_meta(meta: Any) -> None:
+    """Raise `TraceFormatError` unless the meta describes an architecture."""
+    try:
+        architecture = meta["architecture"]
+        kinds = {layer["routing"] for layer in architecture["layers"]}
+        sound = (
+            kinds <= set(ROUTING_KINDS)
+            and 0 < len(architecture["layers"]) <= 4096
+            and 0 < int(architecture["n_experts"]) <= 32_767
+            and 0 < int(architecture["top_k"]) <= int(architecture["n_experts"])
+            and all(isinstance(layer["attention"], str) for layer in architecture["layers"])
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise TraceFormatError(
+            f"The trace's meta does not describe an architecture ({error!r}). "
+            "Write the trace again with this version of v4kit."
+        ) from error
+    if not sound:
+        raise TraceFormatError(
+            "The trace's meta describes an impossible architecture. "
+            "The file is damaged or was not written by v4kit; write the trace again."
+        )
+
+
+def check_shapes(tokens: pd.DataFrame, routing: xr.Dataset, meta: dict[str, Any]) -> None:
+    """Raise `TraceFormatError` unless columns, variables and sizes agree."""
+    missing = [column.name for column in COLUMNS if column.name not in tokens]
+    if missing or "experts" not in routing:
+        raise TraceFormatError(
+            f"The trace lacks {', '.join(missing) or 'the experts'}. "
+            "It is damaged or was not written by v4kit; write it again."
+        )
+    architecture = meta["architecture"]
+    expected = {
+        TOKEN: len(tokens),
+        LAYER: len(architecture["layers"]),
+        SLOT: int(architecture["top_k"]),
+        EXPERT: int(architecture["n_experts"]),
+    }
+    for name, variable in routing.data_vars.items():
+        if name not in BY_NAME:
+            raise TraceFormatError(f"The trace has an unknown routing variable {name!r}.")
+        known = BY_NAME[str(name)]
+        shape = tuple(expected[dim] for dim in known.dims)
+        if variable.dims != known.dims or variable.shape != shape or variable.dtype != known.dtype:
+            raise TraceFormatError(
+                f"The trace's {name} has axes {variable.dims}, shape {variable.shape} and type "
+                f"{variable.dtype}; expected were {known.dims}, {shape} and {known.dtype}. "
+                "The trace is damaged; write it again."
+            )
+
+
+def check_ranges(routing: xr.Dataset, n_experts: int) -> None:
+    """Raise `TraceFormatError` if an expert id is out of range; reads block by block."""
+    rows = routing.sizes[TOKEN]
+    for name in ("experts", "runner_up"):
+        if name not in routing:
+            continue
+        for start in range(0, rows, 16_384):
+            block = routing[name][start : start + 16_384].to_numpy()
+            if block.size and (block.min() < NONE or block.max() >= n_experts):
+                raise TraceFormatError(
+                    f"The trace's {name} reach from {block.min()} to {block.max()}; with "
+                    f"{n_experts} experts they lie in −1 … {n_experts - 1}. The trace is damaged."
+                )
