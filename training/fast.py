@@ -15,7 +15,7 @@ import torch.nn.functional as F
 def mix(
     post: torch.Tensor, output: torch.Tensor, comb: torch.Tensor, streams: torch.Tensor
 ) -> torch.Tensor:
-    """Return the new streams `[batch, token, stream, hidden]`: `post · output + combᵀ · streams`."""
+    """Return the streams `[batch, token, stream, hidden]`: `post · output + combᵀ · streams`."""
     carried = (comb.unsqueeze(-1) * streams.unsqueeze(-2)).sum(-3)
     return post.unsqueeze(-1) * output.unsqueeze(-2) + carried
 

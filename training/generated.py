@@ -57,7 +57,10 @@ def sums(rng: Draw, held: bool) -> str:
 def pairs(rng: Draw, n: int) -> list[tuple[str, str]]:
     """Return n key–value pairs with distinct keys."""
     keys = rng.choice(len(KEYS), n, replace=False)
-    return [(KEYS[k], VALUES[int(v)]) for k, v in zip(keys, rng.integers(0, len(VALUES), n))]
+    return [
+        (KEYS[k], VALUES[int(v)])
+        for k, v in zip(keys, rng.integers(0, len(VALUES), n), strict=True)
+    ]
 
 
 def recall(rng: Draw, held: bool) -> str:  # noqa: ARG001 - one signature for all generators

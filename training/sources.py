@@ -154,10 +154,8 @@ SOURCES: tuple[Source, ...] = (
 def fetch(source: Source, folder: Path) -> Path:
     """Return the archive's path in `folder`, downloaded if it is not there, its hash checked.
 
-    Raises
-    ------
-    ValueError
-        If the archive's SHA-256 is not the pinned one.
+    Raises:
+        ValueError: The archive's SHA-256 is not the pinned one.
     """
     path = folder / source.archive
     if not path.exists():

@@ -85,7 +85,7 @@ class IndexerLoss:
 def attention(loss: IndexerLoss) -> Any:
     """Return the attention function of training: transformers' eager maths, plus the KL term."""
 
-    def forward(
+    def forward(  # noqa: PLR0917 - the signature is transformers'
         module: Any,
         query: torch.Tensor,
         key: torch.Tensor,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from v4kit import analysis, errors, figures
+    from v4kit import errors, figures
     from v4kit.core import Record
     from v4kit.engines import Model, Step, load, wrap
     from v4kit.errors import V4KitError

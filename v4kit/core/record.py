@@ -29,5 +29,5 @@ class Record:
             known = ", ".join(repr(r) for r in _ROUTING)
             raise InputError(
                 f"Record(routing=…) takes one of {known}; given was {self.routing!r}. "
-                'Use "scores" unless the file must be small ("ids") or every score matters ("full").'
+                'Use "scores"; "ids" for small files, "full" where every score matters.'
             )

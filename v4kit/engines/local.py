@@ -54,9 +54,7 @@ class Model:
             run_in_float32(self.routers.values())
         self.stop_ids = _stop_ids(hf, tokenizer)
         self.edition = "0731" if _is_0731(hf.config) else "preview"
-        self.meta = trace_meta(
-            hf, self.architecture, name=name, revision=revision, router_dtype=router_dtype
-        )
+        self.meta = trace_meta(hf, self.architecture, self.routers, name=name, revision=revision)
         self._taps: list[tuple[tuple[int, ...], Tap]] = []
         self._lock = threading.RLock()
 
@@ -220,7 +218,8 @@ class Model:
         unknown = [layer for layer in chosen if layer not in self.routers]
         if unknown:
             raise InputError(
-                f"Layer {unknown[0]} has no router; the layers with one are {self.architecture.routed}."
+                f"Layer {unknown[0]} has no router; the layers with one are "
+                f"{', '.join(map(str, self.routers))}."
             )
         entry = (chosen, tap)
         self._taps.append(entry)

@@ -77,7 +77,8 @@ def _expected_experts(model: Model, layer: int, event: RouterEvent, ids: Tensor)
     if model.architecture.layers[layer].routing == HASH:
         table: Tensor = router.tid2eid
         return table[ids.to(table.device)]
-    selection = event.scores.float()
+    # In the router's own dtype: rounding decides between experts that are nearly level.
+    selection = event.scores
     if model.family.bias is not None:
         selection = selection + getattr(router, model.family.bias).to(selection.device)
     return selection.topk(model.architecture.top_k, dim=-1).indices

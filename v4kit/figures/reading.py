@@ -32,6 +32,8 @@ class Facts:
     """Experts chosen for one token."""
     n_shared: int
     """Shared experts, always on."""
+    weight_sum: float | None
+    """What a token's weights add up to; None where it varies."""
     ranked: bool
     """Slots of topk layers stand in the order of selection."""
     weighted: bool
@@ -41,6 +43,11 @@ class Facts:
     def chance(self) -> float:
         """Share of the tokens that one expert gets if all are drawn alike."""
         return self.top_k / self.n_experts
+
+    @property
+    def hash_layers(self) -> tuple[int, ...]:
+        """Layers whose experts follow from the token id."""
+        return tuple(i for i, kind in enumerate(self.kinds) if kind == HASH)
 
     def ranks(self, layer: int) -> bool:
         """Whether the slots of a layer have ranks."""
@@ -83,6 +90,7 @@ def facts(trace: Trace) -> Facts:
         n_experts=int(architecture["n_experts"]),
         top_k=int(architecture["top_k"]),
         n_shared=int(architecture.get("n_shared", 0) or 0),
+        weight_sum=architecture.get("weight_sum"),
         ranked=trace.meta.get("ranked", True) is True,
         weighted="weights" in trace.routing,
     )

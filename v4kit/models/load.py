@@ -69,17 +69,12 @@ def load_transformers(
         InputError: The dtype or the device map can't be used.
     """
     torch_dtype = resolve_dtype(dtype)
-    tiny = name is None or name == "tiny"
-    source = str(TINY if tiny else name)
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    options: dict[str, Any] = {"revision": revision} if revision else {}
-    _check_folder(source)
-    try:
-        config = AutoConfig.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        raise _not_found(source, error) from error
+    config = read_config(name, revision=revision)
     describe(config)
+    source = _source(name)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options = _options(revision)
     placement = _placement(device_map, max_memory, offload_folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
@@ -89,12 +84,37 @@ def load_transformers(
     except OSError as error:
         raise _not_found(source, error) from error
     commit = getattr(config, "_commit_hash", None)
-    return Loaded(model.eval(), tokenizer, "tiny" if tiny else source, commit)
+    return Loaded(model.eval(), tokenizer, "tiny" if source == str(TINY) else source, commit)
+
+
+def read_config(name: str | Path | None, *, revision: str | None = None) -> Any:
+    """Return a model's transformers config; nothing else of it is read.
+
+    Raises:
+        ModelNotFound: There is no such folder or hub id, or it can't be reached.
+    """
+    from transformers import AutoConfig
+
+    source = _source(name)
+    _check_folder(source)
+    try:
+        return AutoConfig.from_pretrained(source, **_options(revision))
+    except (OSError, ValueError) as error:
+        raise _not_found(source, error) from error
+
+
+def _options(revision: str | None) -> dict[str, Any]:
+    """Return what every reading of a checkpoint is called with: none of its code is run."""
+    return {"trust_remote_code": False, **({"revision": revision} if revision else {})}
+
+
+def _source(name: str | Path | None) -> str:
+    return str(TINY if name is None or name == "tiny" else Path(name).expanduser())
 
 
 def _check_folder(source: str) -> None:
-    folder = Path(source).expanduser()
-    looks_local = source.startswith((".", "/", "~")) or folder.exists()
+    folder = Path(source)
+    looks_local = source.startswith((".", "/")) or folder.exists()
     if not looks_local:
         return
     if not folder.is_dir():

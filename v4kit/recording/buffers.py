@@ -20,6 +20,9 @@ class Rows:
     def __len__(self) -> int:
         return self._length
 
+    # Blocks outlive the pass that begins them, which may be in inference mode when the next is not.
+    @torch.inference_mode(mode=False)
+    @torch.no_grad()
     def append(self, values: dict[str, Tensor]) -> None:
         """Append rows; all values have the same first axis `[token, …]`."""
         count = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import torch
@@ -25,11 +26,17 @@ from v4kit.trace import Trace, make_trace
 class _Document:
     """One row of a batch and what came of it."""
 
-    def __init__(self, start: int) -> None:
+    def __init__(self, number: int, start: int) -> None:
+        self.number = number
         self.start = start
         self.ids: list[int] = []
         self.decoded: list[bool] = []
         self.likelihood = Likelihood()
+
+    @property
+    def stop(self) -> int:
+        """The position that comes next."""
+        return self.start + len(self.ids)
 
 
 class Recording:
@@ -40,10 +47,11 @@ class Recording:
         self._tokenizer = tokenizer
         self._architecture = describe(hf_model.config)
         family = family_of(hf_model.config)
-        routers = find_routers(hf_model, family, self._architecture)
-        self._recorder = RoutingRecorder(routers, family, self._architecture, record)
+        self._routers = find_routers(hf_model, family, self._architecture)
+        self._recorder = RoutingRecorder(self._routers, family, self._architecture, record)
         self._documents: list[_Document] = []
-        self._of_cache: dict[int, tuple[Any, list[_Document]]] = {}
+        self._of_cache: WeakKeyDictionary[Any, list[_Document]] = WeakKeyDictionary()
+        self._guarded: WeakSet[Any] = WeakSet()
         self._rows: list[tuple[int, int]] = []
         self._inputs: dict[str, Any] = {}
         self._current: tuple[list[_Document], Tensor] | None = None
@@ -66,10 +74,16 @@ class Recording:
         mask = given.get("attention_mask")
         if isinstance(mask, Tensor) and mask.ndim == 2:
             _check_mask(mask, given["input_ids"].shape[1])
-        cache = given.get("past_key_values")
+        cache: Any = given.get("past_key_values")
         if hasattr(cache, "reorder_cache"):
             cache.reorder_cache = _refuse_beams
+            self._guarded.add(cache)
         self._inputs = given
+
+    def close(self) -> None:
+        """Leave the caches as they were."""
+        for cache in self._guarded:
+            vars(cache).pop("reorder_cache", None)
 
     def _after_decoder(self, _module: Any, _inputs: Any, output: Any) -> None:
         ids: Tensor = self._inputs["input_ids"]
@@ -83,38 +97,38 @@ class Recording:
         if isinstance(mask, Tensor) and mask.ndim == 2:
             real = mask[:, -length:].bool()
         real = real.cpu()
-        if not bool(real.all()) and any(document.ids for document in documents):
-            raise InputError(
-                "record can't follow padded rows beyond their first pass: V4 compresses padding "
-                "into its blocks. Run documents of unequal length one by one."
-            )
         for row, document in enumerate(documents):
             kept = ids[row].cpu()[real[row]].tolist()
-            number = self._documents.index(document)
-            self._rows += [(number, len(document.ids) + i) for i in range(len(kept))]
-            decoded = length == 1 and bool(document.ids)
+            self._rows += [(document.number, len(document.ids) + i) for i in range(len(kept))]
+            document.decoded += [length == 1 and before > 0] * len(kept)
             document.ids += kept
-            document.decoded += [decoded] * len(kept)
         self._recorder.commit(real.flatten().nonzero().squeeze(-1))
         self._current = (documents, real)
 
     def _documents_of(self, cache: Any, batch: int, before: int) -> list[_Document]:
         """Return the documents that a cache goes on with; a new cache begins new ones."""
-        known = self._of_cache.get(id(cache)) if cache is not None and before else None
+        known = self._of_cache.get(cache) if cache is not None and before else None
         if known is not None:
-            return known[1]
-        documents = [_Document(before) for _ in range(batch)]
+            if [document.stop for document in known] != [before] * batch:
+                raise InputError(
+                    "record can't follow a cache that was padded, cut or rearranged since its last "
+                    "pass. Run documents of unequal length one by one."
+                )
+            return known
+        first = len(self._documents)
+        documents = [_Document(first + row, before) for row in range(batch)]
         self._documents += documents
         if cache is not None:
-            # The cache is kept with its documents, so that its id stays its own.
-            self._of_cache[id(cache)] = (cache, documents)
+            self._of_cache[cache] = documents
         return documents
 
     def _after_model(self, _module: Any, _inputs: Any, output: Any) -> None:
         if self._current is None:
             return
         (documents, real), self._current = self._current, None
-        logits = output.logits
+        logits = getattr(output, "logits", None)
+        if logits is None:
+            return  # a plain tuple, in which nothing is named
         if logits.shape[1] != real.shape[1] and not bool(real.all()):
             return  # the kept logits are those of padding
         for row, document in enumerate(documents):
@@ -145,9 +159,7 @@ class Recording:
         order = sorted(range(len(self._rows)), key=self._rows.__getitem__)
         arrays = {n: a if n == "bias" else a[np.array(order, int)] for n, a in arrays.items()}
         name = model_name(self._hf)
-        meta = trace_meta(
-            self._hf, self._architecture, name=name, revision=None, router_dtype="native"
-        )
+        meta = trace_meta(self._hf, self._architecture, self._routers, name=name)
         return make_trace(dict(columns), arrays, meta)
 
 
@@ -177,7 +189,7 @@ def record(
 
     Each row of a batch becomes a document of `recording.trace`; a call with a cache goes on with
     the documents that the cache belongs to. A single token fed to a filled cache counts as
-    generated. The model is left as it is: gates run in its own dtype.
+    generated. The model is left as it is, its gates' dtype included.
 
     Args:
         hf_model: A causal language model of a family in the table.
@@ -195,3 +207,4 @@ def record(
             yield recording
     finally:
         handle.remove()
+        recording.close()

@@ -25,6 +25,7 @@ class Likelihood:
         self._predicted: dict[int, int] = {}
         self._last: tuple[int, Tensor] | None = None
 
+    @torch.no_grad()
     def add(self, row: int, logits: Tensor, following: list[int]) -> None:
         """Take the logits `[token, vocabulary]` of the rows from `row` on.
 
@@ -41,7 +42,7 @@ class Likelihood:
             self._predicted |= enumerate(logp.argmax(-1).tolist(), first)
             self._entropy |= enumerate(entropy.tolist(), first + 1)
             self._logprob |= enumerate(came.tolist(), first + 1)
-            self._last = first + len(logp), logp[-1]
+            self._last = first + len(logp), logp[-1].clone()
 
     def sampled(self, token: int, row: int) -> None:
         """Take the token that came at `row`, if the row before was the last one added."""

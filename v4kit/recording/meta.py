@@ -6,7 +6,10 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
+from torch import nn
+
 from v4kit.arch import Architecture
+from v4kit.models.gates import gate_dtype
 
 
 def architecture_meta(architecture: Architecture) -> dict[str, Any]:
@@ -27,16 +30,20 @@ def architecture_meta(architecture: Architecture) -> dict[str, Any]:
 
 
 def trace_meta(
-    hf: Any, architecture: Architecture, *, name: str, revision: str | None, router_dtype: str
+    hf: Any,
+    architecture: Architecture,
+    routers: dict[int, nn.Module],
+    *,
+    name: str,
+    revision: str | None = None,
 ) -> dict[str, Any]:
-    """Return the meta that all traces of a model share; `router_dtype` may be "native"."""
-    dtype = str(hf.dtype).removeprefix("torch.")
+    """Return the meta that all traces of a model share."""
     return {
         "model": name,
         "revision": revision,
         "engine": "transformers",
-        "dtype": dtype,
-        "router_dtype": dtype if router_dtype == "native" else router_dtype,
+        "dtype": str(hf.dtype).removeprefix("torch."),
+        "router_dtype": gate_dtype(routers.values()),
         "ranked": True,
         "architecture": architecture_meta(architecture),
         "versions": {

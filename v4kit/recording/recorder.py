@@ -16,7 +16,7 @@ from v4kit.recording.taps import Hook
 from v4kit.trace.schema import BY_NAME
 
 _AT_ONCE = 1_024
-"""Tokens up to which a pass's layers are reduced together, which is cheaper but keeps all logits."""
+"""Tokens up to which a pass's layers are reduced together: cheaper, but keeps all logits."""
 
 
 class RoutingRecorder:
@@ -64,26 +64,28 @@ class RoutingRecorder:
 
     def commit(self, rows: Tensor | None = None) -> None:
         """Make the last pass count: all its tokens, or those of `rows` in that order."""
-        for layers in self._by_device(self._pending):
-            self._store(tuple(layers), self._reduce(layers), rows)
-        for layer, values in self._reduced.items():
-            self._store((layer,), values, rows)
+        for layers in self._by_device():
+            values = self._joined(layers) if self._reduced else self._reduce(list(layers))
+            if rows is not None:
+                values = {name: value[rows.to(value.device)] for name, value in values.items()}
+            self._groups.setdefault(layers, Rows()).append(values)
         self.discard()
 
-    def _store(
-        self, layers: tuple[int, ...], values: dict[str, Tensor], rows: Tensor | None
-    ) -> None:
-        if rows is not None:
-            values = {name: value[rows.to(value.device)] for name, value in values.items()}
-        self._groups.setdefault(layers, Rows()).append(values)
-
-    @staticmethod
-    def _by_device(pending: dict[int, Any]) -> list[list[int]]:
+    def _by_device(self) -> list[tuple[int, ...]]:
+        """Return the layers of the last pass, grouped by the device they are on."""
+        on = {layer: output[0].device for layer, output in self._pending.items()}
+        on |= {layer: values["experts"].device for layer, values in self._reduced.items()}
         devices: dict[torch.device, list[int]] = {}
-        for layer in sorted(pending):
-            devices.setdefault(pending[layer][0].device, []).append(layer)
-        return list(devices.values())
+        for layer in sorted(on):
+            devices.setdefault(on[layer], []).append(layer)
+        return [tuple(layers) for layers in devices.values()]
 
+    def _joined(self, layers: tuple[int, ...]) -> dict[str, Tensor]:
+        """Return what was reduced layer by layer, as one reduction of all layers would be."""
+        parts = [self._reduced[layer] for layer in layers]
+        return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
+
+    @torch.no_grad()
     def _reduce(self, layers: list[int]) -> dict[str, Tensor]:
         logits, weights, experts = (
             torch.stack([self._pending[layer][part] for layer in layers]) for part in range(3)
@@ -104,7 +106,7 @@ class RoutingRecorder:
         name = self._family.bias
         bias = getattr(self._routers[layer], name, None) if name else None
         if bias is None:
-            return logits.new_zeros(logits.shape[-1], dtype=torch.float32)
+            return logits.new_zeros(logits.shape[-1])
         if layer not in self._bias:
             self._bias[layer] = bias.detach().float().cpu().numpy()
         return bias.detach().to(logits.device)

@@ -34,7 +34,7 @@ def reduce_routing(
         routing: "ids", "scores" or "full".
     """
     scores = SCORING[scoring](logits)
-    selection = scores + bias.unsqueeze(1)
+    selection = (scores + bias.unsqueeze(1)).float()
     is_ranked = ranked[:, None, None]
     order = _canonical(selection.gather(-1, experts), experts, is_ranked)
     experts = experts.gather(-1, order)
@@ -58,18 +58,14 @@ def _canonical(chosen: Tensor, experts: Tensor, ranked: Tensor) -> Tensor:
 def _competition(
     scores: Tensor, selection: Tensor, experts: Tensor, ranked: Tensor
 ) -> dict[str, Tensor]:
-    """Return margin, runner-up and bias flips, axes `[layer, token]`."""
-    k = experts.shape[-1]
-    chosen = torch.zeros_like(selection, dtype=torch.bool).scatter_(-1, experts, value=True)
-    if k == selection.shape[-1]:
-        nothing = torch.full_like(selection[..., 0], torch.nan)
-        none = torch.full_like(nothing, NONE, dtype=torch.int16)
-        return {"margin": nothing.float(), "runner_up": none, "bias_flips": none}
-    best, runner_up = selection.masked_fill(chosen, -torch.inf).max(-1)
+    """Return margin, runner-up and bias flips, axes `[layer, token]`; ties count for the chosen."""
+    best, runner_up = selection.scatter(-1, experts, -torch.inf).max(-1)
     margin = selection.gather(-1, experts).amin(-1) - best
-    flips = k - chosen.gather(-1, scores.topk(k, dim=-1).indices).sum(-1)
+    threshold = scores.topk(experts.shape[-1], dim=-1).values[..., -1:]
+    flips = (scores.gather(-1, experts) < threshold).sum(-1)
+    alone = ~ranked | best.isneginf()
     return {
-        "margin": margin.masked_fill(~ranked, torch.nan).float(),
-        "runner_up": runner_up.masked_fill(~ranked, NONE).to(torch.int16),
+        "margin": margin.masked_fill(alone, torch.nan).float(),
+        "runner_up": runner_up.masked_fill(alone, NONE).to(torch.int16),
         "bias_flips": flips.masked_fill(~ranked, NONE).to(torch.int16),
     }

@@ -77,9 +77,20 @@ def router_tap(layer: int, scoring: str, positions: Callable[[], Tensor], tap: T
                 f"A router tap returned {type(changed).__name__}. Return None to look, or "
                 "event.change(experts=…, weights=…) to edit."
             )
+        _check_experts(changed)
         return logits, changed.weights, changed.experts
 
     return hook
+
+
+def _check_experts(event: RouterEvent) -> None:
+    """Refuse ids that no expert has; on a GPU they would end the process's use of it."""
+    lowest, highest = (int(bound) for bound in event.experts.aminmax())
+    if lowest < 0 or highest >= event.logits.shape[-1]:
+        raise InputError(
+            f"A tap at layer {event.layer} changed experts to ids from {lowest} to {highest}; "
+            f"they lie in 0 … {event.logits.shape[-1] - 1}. A weight of 0 switches an expert off."
+        )
 
 
 @contextlib.contextmanager
@@ -88,7 +99,7 @@ def attached(hooks: Sequence[tuple[nn.Module, Hook]]) -> Iterator[None]:
     handles: list[RemovableHandle] = []
     try:
         for module, hook in hooks:
-            handles.append(module.register_forward_hook(hook))  # noqa: PERF401 - undone if one fails
+            handles.append(module.register_forward_hook(hook))
         yield
     finally:
         for handle in handles:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from v4kit.core import LAYER, NONE, ROUTING_KINDS, SLOT, TOKEN
+from v4kit.core import DENSE, LAYER, NONE, ROUTING_KINDS, SLOT, TOKEN, TOPK
 from v4kit.errors import InputError
-from v4kit.trace.schema import BY_NAME, COLUMNS, routing_dataset
+from v4kit.trace.schema import BY_NAME, COLUMNS, MOST_EXPERTS, plain_text, routing_dataset
 from v4kit.trace.trace import Trace
 
 
@@ -20,7 +20,7 @@ def token_frame(columns: dict[str, Any], rows: int) -> pd.DataFrame:
     for column in COLUMNS:
         values = columns.get(column.name)
         if column.dtype in ("text", "code"):
-            strings = [column.missing] * rows if values is None else list(values)
+            strings = [column.missing] * rows if values is None else plain_text(values)
             frame[column.name] = pd.Series(strings, dtype="str")
         else:
             filled = np.full(rows, column.missing) if values is None else np.asarray(values)
@@ -68,62 +68,117 @@ def import_routing(
     Raises:
         InputError: Shapes, ids or kinds can't be right.
     """
+    ids = _expert_ids(experts, n_experts)
+    kinds = _kinds(ids, layer_kinds)
+    columns = {
+        "id": _integers("token_ids", token_ids, len(ids)),
+        "text": _strings("text", text, len(ids)),
+        "document": _integers("document", document, len(ids)),
+        "label": _strings("labels", labels, len(ids)),
+        "predicted": _integers("predicted_ids", predicted_ids, len(ids)),
+        "valid": (ids != NONE).any(axis=(1, 2)),
+    }
+    columns["position"] = _positions(columns["document"], len(ids))
+    arrays = {"experts": ids}
+    if weights is not None:
+        arrays["weights"] = _weights(weights, ids)
+    architecture = {
+        "family": "imported",
+        "n_experts": int(n_experts),
+        "top_k": ids.shape[2],
+        "n_shared": 0,
+        "weight_sum": None,
+        "layers": [{"routing": kind, "attention": "other"} for kind in kinds],
+    }
+    meta = {"model": model, "engine": "imported", "ranked": False, "architecture": architecture}
+    return make_trace(columns, arrays, meta)
+
+
+def _expert_ids(experts: Any, n_experts: Any) -> np.ndarray:
+    """Return expert ids `[token, layer, slot]`, checked."""
     ids = np.asarray(experts)
     if ids.ndim != len((TOKEN, LAYER, SLOT)) or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(
             f"experts must be integers [token, layer, slot]; given was {ids.dtype} {ids.shape}."
         )
-    rows, n_layers, top_k = ids.shape
+    if not isinstance(n_experts, (int, np.integer)) or not 0 < n_experts <= MOST_EXPERTS:
+        raise InputError(f"n_experts is 1 … {MOST_EXPERTS:,}; given was {n_experts!r}.")
+    if not ids.shape[1] or not 0 < ids.shape[2] <= n_experts:
+        raise InputError(
+            f"experts {ids.shape} need one layer or more, and 1 … {n_experts} slots "
+            "(n_experts). The axes are [token, layer, slot]."
+        )
     if ids.size and (ids.min() < NONE or ids.max() >= n_experts):
         raise InputError(
             f"Expert ids reach from {ids.min()} to {ids.max()}; with n_experts={n_experts} they "
             f"lie in −1 … {n_experts - 1}. Check n_experts and any shared expert in the array."
         )
-    kinds = list(layer_kinds) if layer_kinds is not None else _kinds(ids)
-    if len(kinds) != n_layers or not set(kinds) <= set(ROUTING_KINDS):
+    return ids
+
+
+def _kinds(ids: np.ndarray, given: Sequence[str] | None) -> list[str]:
+    """Return the kind of every layer; those without a single expert are dense."""
+    empty = (ids == NONE).all(axis=(0, 2)) if len(ids) else np.zeros(ids.shape[1], bool)
+    if given is None:
+        return [DENSE if is_empty else TOPK for is_empty in empty]
+    kinds = list(given)
+    if len(kinds) != len(empty) or not set(kinds) <= set(ROUTING_KINDS):
         raise InputError(
-            f"layer_kinds needs {n_layers} of {', '.join(ROUTING_KINDS)}; given was {kinds}."
+            f"layer_kinds needs {len(empty)} of {', '.join(ROUTING_KINDS)}; given was {kinds}."
         )
-    columns = {
-        "id": token_ids,
-        "text": text,
-        "document": document,
-        "label": labels,
-        "predicted": predicted_ids,
-    }
-    for name, values in columns.items():
-        if values is not None and len(values) != rows:
-            raise InputError(f"{name} has {len(values)} rows; the experts have {rows}.")
-    columns["valid"] = (ids[:, np.array(kinds) != "dense"] != NONE).any(axis=(1, 2))
-    columns["position"] = _positions(np.zeros(rows, int) if document is None else document)
-    arrays = {"experts": ids}
-    if weights is not None:
-        arrays["weights"] = np.asarray(weights)
-        if arrays["weights"].shape != ids.shape:
+    for layer, kind in enumerate(kinds):
+        if kind == DENSE and len(ids) and not empty[layer]:
             raise InputError(
-                f"weights have shape {arrays['weights'].shape}; the experts have {ids.shape}."
+                f"layer_kinds says that layer {layer} is dense, but it has experts. "
+                "Give topk or hash, or −1 for all its experts."
             )
-    meta = {
-        "model": model,
-        "engine": "imported",
-        "ranked": False,
-        "architecture": {
-            "family": "imported",
-            "n_experts": int(n_experts),
-            "top_k": int(top_k),
-            "n_shared": 0,
-            "weight_sum": None,
-            "layers": [{"routing": kind, "attention": "other"} for kind in kinds],
-        },
-    }
-    return make_trace(columns, arrays, meta)
+    return kinds
 
 
-def _kinds(ids: np.ndarray) -> list[str]:
-    """Return "dense" for layers without a single expert, "topk" for all others."""
-    return ["topk" if (ids[:, layer] != NONE).any() else "dense" for layer in range(ids.shape[1])]
+def _weights(weights: Any, ids: np.ndarray) -> np.ndarray:
+    """Return weights of the experts' shape."""
+    array = np.asarray(weights)
+    if array.shape != ids.shape or array.dtype.kind not in "fiu":
+        raise InputError(
+            f"weights must be numbers {ids.shape} like the experts; "
+            f"given was {array.dtype} {array.shape}."
+        )
+    return array
 
 
-def _positions(document: Any) -> np.ndarray:
+def _integers(name: str, values: Any, rows: int) -> np.ndarray | None:
+    """Return one integer per row, or None if there are none."""
+    if values is None:
+        return None
+    array = np.asarray(values)
+    limits = np.iinfo(np.int32)
+    if (
+        array.shape != (rows,)
+        or (rows and array.dtype.kind not in "iu")
+        or (rows and (array.min() < limits.min or array.max() > limits.max))
+    ):
+        raise InputError(
+            f"{name} needs one 32-bit integer for each of the {rows} rows of experts; "
+            f"given was {array.dtype} {array.shape}."
+        )
+    return array
+
+
+def _strings(name: str, values: Sequence[str] | None, rows: int) -> list[str] | None:
+    """Return one string per row, or None if there are none."""
+    if values is None:
+        return None
+    strings = list(values)
+    if isinstance(values, str) or len(strings) != rows:
+        raise InputError(f"{name} has {len(strings)} rows; the experts have {rows}.")
+    for value in strings:
+        if not isinstance(value, str):
+            raise InputError(f"{name} takes strings, one per row; one is {value!r}.")
+    return strings
+
+
+def _positions(document: np.ndarray | None, rows: int) -> np.ndarray:
     """Return each row's position within its document."""
-    return pd.Series(np.asarray(document)).groupby(np.asarray(document)).cumcount().to_numpy()
+    if document is None:
+        return np.arange(rows)
+    return pd.Series(document).groupby(document).cumcount().to_numpy()

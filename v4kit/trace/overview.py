@@ -22,7 +22,8 @@ class Overview:
         self._meta = meta
         self._counts = np.zeros(shape, dtype=np.int64)
         self._text = ""
-        self._rows = self._documents = 0
+        self._rows = 0
+        self._documents: set[int] = set()
 
     def add(self, part: Trace) -> None:
         """Count a part of the trace."""
@@ -32,7 +33,7 @@ class Overview:
             used = experts[:, layer].ravel()
             self._counts[layer] += np.bincount(used[used >= 0], minlength=n_experts)
         self._rows += len(part)
-        self._documents = max(self._documents, int(part.tokens["document"].max()) + 1)
+        self._documents |= set(part.tokens["document"])
         if len(self._text) < TEXT:
             self._text = (self._text + part.text)[:TEXT]
 
@@ -40,7 +41,7 @@ class Overview:
         """Return the overview as JSON data."""
         return {
             "tokens": self._rows,
-            "documents": self._documents,
+            "documents": len(self._documents),
             "meta": self._meta,
             "counts": self._counts.tolist(),
             "text": self._text,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from v4kit.core import EXPERT, LAYER, NONE, ROUTING_KINDS, SLOT, TOKEN
 from v4kit.errors import TraceFormatError
 
 PHASES = ("prompt", "generated")
+MOST_EXPERTS = 32_767
+"""Expert ids are kept in 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("label", "code", "", "label of the document"),
     Column("role", "code", "", "system, user, reasoning, answer or text"),
     Column("phase", "code", "prompt", "prompt or generated"),
-    Column("special", "bool", False, "a special token of the tokenizer"),
-    Column("valid", "bool", True, "the row was completed: the token was fed to the model"),
+    Column("special", "bool", missing=False, meaning="a special token of the tokenizer"),
+    Column("valid", "bool", missing=True, meaning="the token was fed to the model"),
     Column("logprob", "float32", np.nan, "log-probability of the token, nats; NaN in first rows"),
     Column("entropy", "float32", np.nan, "entropy of the distribution it came from, nats"),
     Column("predicted", "int32", NONE, "most probable next token id after the row"),
@@ -74,7 +77,10 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("bias", (LAYER, EXPERT), "float32", np.nan, "bias on the selection score"),
 )  # fmt: skip
 
+COLUMN_NAMES = tuple(column.name for column in COLUMNS)
 BY_NAME = {variable.name: variable for variable in VARIABLES}
+EXPERT_IDS = ("experts", "runner_up")
+"""Variables whose values are expert ids."""
 
 
 def routing_dataset(arrays: dict[str, Any], meta: dict[str, Any]) -> xr.Dataset:
@@ -99,13 +105,14 @@ def check_meta(meta: Any) -> None:
     """Raise `TraceFormatError` unless the meta describes an architecture."""
     try:
         architecture = meta["architecture"]
-        kinds = {layer["routing"] for layer in architecture["layers"]}
+        layers, n_experts, top_k = (architecture[key] for key in ("layers", "n_experts", "top_k"))
         sound = (
-            kinds <= set(ROUTING_KINDS)
-            and 0 < len(architecture["layers"]) <= 4096
-            and 0 < int(architecture["n_experts"]) <= 32_767
-            and 0 < int(architecture["top_k"]) <= int(architecture["n_experts"])
-            and all(isinstance(layer["attention"], str) for layer in architecture["layers"])
+            isinstance(layers, list)
+            and 0 < len(layers) <= 4096
+            and all(layer["routing"] in ROUTING_KINDS for layer in layers)
+            and all(isinstance(layer["attention"], str) for layer in layers)
+            and all(type(size) is int for size in (n_experts, top_k))
+            and 0 < top_k <= n_experts <= MOST_EXPERTS
         )
     except (KeyError, TypeError, ValueError) as error:
         raise TraceFormatError(
@@ -147,16 +154,36 @@ def check_shapes(tokens: pd.DataFrame, routing: xr.Dataset, meta: dict[str, Any]
             )
 
 
-def check_ranges(routing: xr.Dataset, n_experts: int) -> None:
-    """Raise `TraceFormatError` if an expert id is out of range; reads block by block."""
-    rows = routing.sizes[TOKEN]
-    for name in ("experts", "runner_up"):
-        if name not in routing:
-            continue
-        for start in range(0, rows, 16_384):
-            block = routing[name][start : start + 16_384].to_numpy()
-            if block.size and (block.min() < NONE or block.max() >= n_experts):
-                raise TraceFormatError(
-                    f"The trace's {name} reach from {block.min()} to {block.max()}; with "
-                    f"{n_experts} experts they lie in −1 … {n_experts - 1}. The trace is damaged."
-                )
+def check_ids(name: str, ids: np.ndarray, n_experts: int) -> None:
+    """Raise `TraceFormatError` if an expert id is out of range."""
+    if ids.size and (ids.min() < NONE or ids.max() >= n_experts):
+        raise TraceFormatError(
+            f"The trace's {name} reach from {ids.min()} to {ids.max()}; with {n_experts} experts "
+            f"they lie in −1 … {n_experts - 1}. The trace is damaged; write it again."
+        )
+
+
+def exactly(name: str, values: np.ndarray, dtype: str) -> np.ndarray:
+    """Return a column's values in the type it is kept in.
+
+    Raises:
+        TraceFormatError: That would change integers or truth values.
+    """
+    with np.errstate(invalid="ignore"):
+        typed = values.astype(dtype)
+    if typed.dtype.kind != "f" and not np.array_equal(typed, values):
+        raise TraceFormatError(
+            f"The column {name} of trace.tokens has values that {dtype} can't hold. "
+            "Put back what was there, or keep your own values in a column of their own."
+        )
+    return typed
+
+
+def plain_text(texts: Iterable[Any]) -> list[str]:
+    """Return strings that UTF-8 can hold: lone surrogates, which are no text, become U+FFFD."""
+    strings = [str(text) for text in texts]
+    try:
+        "".join(strings).encode()
+    except UnicodeEncodeError:
+        return [s.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for s in strings]
+    return strings

@@ -12,8 +12,11 @@ import pandas as pd
 import xarray as xr
 
 from v4kit.core import TOKEN
-from v4kit.errors import InputError, TraceError, TraceFormatError
+from v4kit.errors import InputError, TraceError
 from v4kit.trace import schema
+
+_REPR = 120
+"""Most characters of a repr."""
 
 
 class Trace:
@@ -42,24 +45,25 @@ class Trace:
         architecture = self.meta["architecture"]
         documents = self.tokens["document"].nunique()
         several = f" · {documents:,} documents" if documents > 1 else ""
-        return (
+        size = (
             f"Trace({len(self):,} tokens{several} · {len(architecture['layers'])} layers · "
             f"{architecture['n_experts']} experts · top-{architecture['top_k']} · "
-            f"{self.meta.get('model', 'unknown model')})"
         )
+        model = str(self.meta.get("model", "unknown model"))
+        room = _REPR - len(size) - 1
+        return f"{size}{model if len(model) <= room else '…' + model[1 - room :]})"
 
-    def __getitem__(self, key: int | slice | Sequence[int] | np.ndarray) -> Self:
-        """Return the rows as a Trace of their own; positions and documents stay what they were."""
-        if isinstance(key, (int, np.integer)):
-            index = int(key)
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"The trace has {len(self)} tokens; there is no token {index}.")
-            key = slice(index, index + 1 if index != -1 else None)
-        elif not isinstance(key, slice):
-            rows = np.asarray(key)
-            key = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(int)
-        tokens = self.tokens.iloc[key].reset_index(drop=True)
-        return type(self)(tokens, self.routing.isel({TOKEN: key}), self.meta)
+    def __getitem__(self, key: int | slice | Sequence[int] | np.ndarray | pd.Series) -> Self:
+        """Return the rows as a Trace of their own; positions and documents stay what they were.
+
+        Rows may be a slice, one number, several numbers, or a boolean per row.
+
+        Raises:
+            IndexError: There is no such row, or not one boolean per row.
+        """
+        rows = _rows(key, len(self))
+        tokens = self.tokens.iloc[rows].reset_index(drop=True)
+        return type(self)(tokens, self.routing.isel({TOKEN: rows}), self.meta)
 
     @property
     def text(self) -> str:
@@ -114,35 +118,53 @@ class Trace:
         return mimebundle(self)
 
 
+def _rows(key: Any, length: int) -> slice | np.ndarray:
+    """Return the rows that a key of `trace[…]` names."""
+    if isinstance(key, slice):
+        return key
+    rows = np.asarray(key)
+    if rows.dtype == bool:
+        if rows.shape != (length,):
+            raise IndexError(
+                f"A mask needs one boolean for each of the trace's {length} tokens; "
+                f"given was {rows.shape}."
+            )
+        return np.flatnonzero(rows)
+    rows = np.atleast_1d(rows)
+    if not rows.size:
+        return np.empty(0, int)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise IndexError(
+            f"trace[…] takes a slice, row numbers or a mask; given was {rows.dtype} {rows.shape}."
+        )
+    wrong = rows[(rows < -length) | (rows >= length)]
+    if wrong.size:
+        raise IndexError(f"The trace has {length} tokens; there is no token {wrong[0]}.")
+    return rows.astype(int)
+
+
 def concat(traces: Iterable[Trace]) -> Trace:
     """Return one Trace of several; documents are numbered anew, positions kept.
 
+    What the metas agree on is kept; where they differ, the joined meta lists their values.
+
     Raises:
         InputError: There is no trace to join.
-        TraceError: The traces are of models with different layers or experts, or were recorded
-            with different settings.
+        TraceError: The traces are of models with different layers, experts or selection biases, or
+            were recorded with different settings.
     """
     parts = list(traces)
     if not parts:
         raise InputError("concat needs at least one trace; given was an empty list.")
     first = parts[0]
     for part in parts[1:]:
-        if part.meta["architecture"] != first.meta["architecture"]:
-            raise TraceError(
-                f"Traces of different architectures can't be joined: {first!r} and {part!r}."
-            )
-        if set(part.routing.data_vars) != set(first.routing.data_vars):
-            raise TraceError(
-                "Traces recorded with different settings can't be joined: one has "
-                f"{sorted(map(str, first.routing.data_vars))}, another "
-                f"{sorted(map(str, part.routing.data_vars))}. Record them with the same Record."
-            )
+        _check_alike(first, part)
     frames, next_document = [], 0
     for part in parts:
-        numbers, _ = pd.factorize(part.tokens["document"])
+        numbers, known = pd.factorize(part.tokens["document"])
         document = (numbers + next_document).astype(np.int32)
         frames.append(part.tokens.assign(document=document))
-        next_document += int(numbers.max()) + 1 if len(numbers) else 0
+        next_document += len(known)
     tokens = pd.concat(frames, ignore_index=True)
     routing = xr.concat(
         [part.routing for part in parts],
@@ -153,6 +175,26 @@ def concat(traces: Iterable[Trace]) -> Trace:
         join="override",
     )
     return Trace(tokens, routing, _joined_meta([part.meta for part in parts]))
+
+
+def _check_alike(first: Trace, other: Trace) -> None:
+    """Raise `TraceError` unless two traces can be joined."""
+    if other.meta["architecture"] != first.meta["architecture"]:
+        raise TraceError(
+            f"Traces of different architectures can't be joined: {first!r} and {other!r}. "
+            "Keep them apart, and compare them."
+        )
+    if set(other.routing.data_vars) != set(first.routing.data_vars):
+        raise TraceError(
+            "Traces recorded with different settings can't be joined: one has "
+            f"{sorted(map(str, first.routing.data_vars))}, another "
+            f"{sorted(map(str, other.routing.data_vars))}. Record them with the same Record."
+        )
+    if "bias" in first.routing and not first.routing["bias"].equals(other.routing["bias"]):
+        raise TraceError(
+            "Traces with different selection biases can't be joined: their models differ. "
+            "Keep them apart, and compare them."
+        )
 
 
 def _joined_meta(metas: list[dict[str, Any]]) -> dict[str, Any]:
@@ -181,7 +223,4 @@ def open_trace(path: str | Path) -> Trace:
     """
     from v4kit.trace.store import read
 
-    try:
-        return read(Path(path))
-    except (KeyError, UnicodeDecodeError) as error:
-        raise TraceFormatError(f"{path} is a damaged trace ({error!r}). Write it again.") from error
+    return read(Path(path))

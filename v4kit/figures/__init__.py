@@ -1,0 +1,14 @@
+"""Pictures of a Trace as plotly figures: pure functions, nothing shown, nothing written.
+
+Every mark carries `customdata` whose first three columns are token (row of the trace), layer and
+expert, −1 where a mark stands for none or for many; further columns are named by each function.
+Token text is escaped, and what can't be seen in it is made visible.
+"""
+
+from v4kit.figures.barcode import token_barcode
+from v4kit.figures.load import expert_load
+from v4kit.figures.maps import routing_map
+from v4kit.figures.text import routing_text
+from v4kit.figures.timeline import layer_timeline
+
+__all__ = ["expert_load", "layer_timeline", "routing_map", "routing_text", "token_barcode"]

@@ -1,0 +1,283 @@
+"""Reading a trace from disk: nothing in a file is believed before it is checked.
+
+Opening reads the token table and looks at the first and the last chunk of the expert ids; all other
+routing stays on disk, and each chunk is checked when it is read. Descriptions of arrays are checked
+before Zarr sees them, so that no file can ask for another codec or for more memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import dask.array
+import numpy as np
+import pandas as pd
+import zarr
+from zarr.storage import LocalStore, ZipStore
+
+from v4kit.core import TOKEN
+from v4kit.errors import TraceError, TraceFormatError, TraceVersionError
+from v4kit.trace import schema
+from v4kit.trace.layout import (
+    BYTE,
+    COMMITTED,
+    FORMAT,
+    VERSION,
+    Stored,
+    routing_arrays,
+    token_arrays,
+)
+from v4kit.trace.trace import Trace
+
+_DAMAGE = (
+    OSError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    RuntimeError,
+    AttributeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+"""What the libraries below raise on files that are not what they should be."""
+_JSON_BYTES = 64 * 2**20
+"""Longest JSON member that is read."""
+_CHUNK_BYTES = 64 * 2**20
+"""Most memory that one chunk of a file may ask for."""
+
+
+def read(path: Path) -> Trace:
+    """Return the trace in a file or folder; routing stays on disk until it is used."""
+    if not (path.is_file() or path.is_dir()):
+        raise TraceFormatError(f"There is no trace at {path}. Check the path.")
+    try:
+        return _read(_Files(path.resolve()))
+    except TraceError:
+        raise
+    except _DAMAGE as error:
+        raise TraceFormatError(
+            f"{path} is no v4kit trace, or a damaged one ({type(error).__name__}: {error}). "
+            "Give a .v4trace file or the folder that a recording writes."
+        ) from error
+
+
+def _read(files: _Files) -> Trace:
+    state = _state(files.json([COMMITTED])[0], files)
+    meta, rows = state["meta"], state["rows"]
+    n_experts = meta["architecture"]["n_experts"]
+    expected = [*token_arrays(), *routing_arrays(state["variables"], meta["architecture"])]
+    described = files.json([f"{stored.path}/zarr.json" for stored in expected])
+    store = files.store()
+    arrays = {
+        stored.path: _OnDisk(
+            files, store, stored, described=description, rows=rows, n_experts=n_experts
+        )
+        for stored, description in zip(expected, described, strict=True)
+    }
+    for name in schema.EXPERT_IDS:
+        if name in state["variables"]:
+            arrays[f"routing/{name}"].probe()
+    routing = {name: arrays[f"routing/{name}"].lazy() for name in state["variables"]}
+    tokens = _tokens(arrays, rows, state["codes"])
+    return Trace(tokens, schema.routing_dataset(routing, meta), meta)
+
+
+def _state(state: Any, files: _Files) -> dict[str, Any]:
+    """Return the content of `committed.json`, checked."""
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise TraceFormatError(f"{files} is no v4kit trace: it does not say so in {COMMITTED}.")
+    version = state.get("version")
+    if type(version) is not int or version < 1:
+        raise ValueError(f"{COMMITTED} names version {version!r}")
+    if version > VERSION:
+        raise TraceVersionError(
+            f"{files} has trace version {version}; this v4kit reads up to version {VERSION}. "
+            "Update v4kit."
+        )
+    schema.check_meta(state["meta"])
+    if type(state["rows"]) is not int or state["rows"] < 0:
+        raise ValueError(f"{COMMITTED} says {state['rows']!r} rows")
+    if unknown := sorted(set(state["variables"]) - set(schema.BY_NAME)):
+        raise ValueError(f"unknown routing variables: {', '.join(unknown)}")
+    for strings in state["codes"].values():
+        if not isinstance(strings, list) or not all(isinstance(s, str) for s in strings):
+            raise ValueError("the codes are no lists of strings")
+    return state
+
+
+def _checked(described: Any, stored: Stored) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return sizes and chunk of an array whose description is one that a writer writes."""
+    sizes = tuple(described["shape"])
+    chunk = tuple(described["chunk_grid"]["configuration"]["chunk_shape"])
+    fixed = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "data_type": stored.dtype,
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "dimension_names": list(stored.dims),
+    }
+    sound = (
+        all(described.get(key) == value for key, value in fixed.items())
+        and described["chunk_grid"]["name"] == "regular"
+        and [codec["name"] for codec in described["codecs"]] == ["bytes", "zstd"]
+        and not described.get("storage_transformers")
+        and all(type(size) is int and size >= 0 for size in (*sizes, *chunk))
+        and sizes[stored.grows :] == stored.sizes
+        and chunk[stored.grows :] == stored.sizes
+        and len(sizes) == len(chunk) == len(stored.dims)
+        and 0 < math.prod(chunk) * np.dtype(stored.dtype).itemsize <= _CHUNK_BYTES
+    )
+    if not sound:
+        raise ValueError(
+            f"{stored.path} is not an array of {stored.dtype} {list(stored.dims)} of the sizes "
+            "and codecs that traces have"
+        )
+    return sizes, chunk
+
+
+class _Files:
+    """The members of a trace's file or folder, read without unpacking anything."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._members: frozenset[str] | None = None
+        if not path.is_dir():
+            with zipfile.ZipFile(path) as archive:
+                members = archive.infolist()
+            if any(m.compress_type != zipfile.ZIP_STORED or m.flag_bits & 1 for m in members):
+                raise ValueError("a member of the zip is compressed or encrypted")
+            self._members = frozenset(member.filename for member in members)
+            if len(self._members) < len(members):
+                raise ValueError("two members of the zip have one name")
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def store(self) -> Any:
+        """Return the Zarr store of these files."""
+        if self._members is None:
+            return LocalStore(self._path, read_only=True)
+        return ZipStore(self._path, mode="r")
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is a member of this name."""
+        if self._members is None:
+            return (self._path / name).is_file()
+        return name in self._members
+
+    def json(self, names: list[str]) -> list[Any]:
+        """Return the contents of JSON members."""
+        if self._members is None:
+            return [_json((self._path / name).open("rb")) for name in names]
+        with zipfile.ZipFile(self._path) as archive:
+            return [_json(archive.open(name)) for name in names]
+
+
+def _json(file: IO[bytes]) -> Any:
+    with file:
+        data = file.read(_JSON_BYTES + 1)
+    if len(data) > _JSON_BYTES:
+        raise ValueError("a JSON member is too large")
+    return json.loads(data)
+
+
+class _OnDisk:
+    """An array on disk, cut to the rows that count, that is checked as it is read."""
+
+    def __init__(
+        self,
+        files: _Files,
+        store: Any,
+        stored: Stored,
+        *,
+        described: Any,
+        rows: int,
+        n_experts: int,
+    ) -> None:
+        sizes, self._chunk = _checked(described, stored)
+        self._files, self._path = files, stored.path
+        self._n_experts = n_experts if Path(stored.path).name in schema.EXPERT_IDS else None
+        if stored.dims[0] == TOKEN:
+            if sizes[0] < rows:
+                raise ValueError(f"{stored.path} has {sizes[0]} of {rows} rows")
+            sizes = (rows, *sizes[1:])
+        self.shape, self.ndim, self.dtype = sizes, len(sizes), np.dtype(stored.dtype)
+        if stored.dims[0] != BYTE:
+            self._require(0, sizes[0])
+        self._array = zarr.open_array(store, path=stored.path, mode="r", zarr_format=3)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
+        start, stop, _ = key[0].indices(self.shape[0])
+        try:
+            self._require(start, stop)
+            values = np.asarray(self._array[key])
+        except _DAMAGE as error:
+            raise TraceFormatError(
+                f"{self._path} of the trace at {self._files} can't be read "
+                f"({type(error).__name__}: {error}). The trace was damaged, moved or deleted."
+            ) from error
+        if self._n_experts is not None:
+            schema.check_ids(self._path, values, self._n_experts)
+        return values
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Return some rows."""
+        return self[(slice(start, stop),)]
+
+    def probe(self) -> None:
+        """Read, and so check, the first and the last chunk."""
+        rows, chunk = self.shape[0], self._chunk[0]
+        self.read(0, min(rows, chunk))
+        self.read(max(rows - 1, 0) // chunk * chunk, rows)
+
+    def lazy(self) -> Any:
+        """Return a Dask array, one block per chunk."""
+        nothing = np.empty((0,) * self.ndim, self.dtype)
+        return dask.array.from_array(  # type: ignore[no-untyped-call]
+            self, chunks=self._chunk, name=False, meta=nothing
+        )
+
+    def _require(self, start: int, stop: int) -> None:
+        """Refuse rows whose chunks are lost; Zarr itself would make up values for them."""
+        for number in range(start // self._chunk[0], -(-stop // self._chunk[0])):
+            name = f"{self._path}/c/{number}" + "/0" * (self.ndim - 1)
+            if not self._files.has(name):
+                raise ValueError(f"{name} is missing")
+
+
+def _tokens(arrays: dict[str, _OnDisk], rows: int, codes: dict[str, list[str]]) -> pd.DataFrame:
+    """Return the token table, texts and codes turned back into strings."""
+    frame: dict[str, pd.Series[Any]] = {}
+    for column in schema.COLUMNS:
+        path = f"tokens/{column.name}"
+        if column.dtype == "text":
+            texts = _texts(arrays[f"{path}_end"].read(0, rows), arrays[f"{path}_bytes"])
+            frame[column.name] = pd.Series(texts, dtype="str")
+        elif column.dtype == "code":
+            known = codes[column.name]
+            values = arrays[path].read(0, rows)
+            if rows and (values.min() < 0 or values.max() >= len(known)):
+                raise ValueError(f"codes of {column.name} are out of range")
+            frame[column.name] = pd.Series([known[value] for value in values], dtype="str")
+        else:
+            frame[column.name] = pd.Series(arrays[path].read(0, rows))
+    return pd.DataFrame(frame)
+
+
+def _texts(ends: np.ndarray, data: _OnDisk) -> list[str]:
+    """Return texts by where each ends in their bytes."""
+    bounds = np.concatenate([[0], ends])
+    if (np.diff(bounds) < 0).any() or bounds[-1] > data.shape[0]:
+        raise ValueError("the ends of the texts are out of order")
+    whole = data.read(0, int(bounds[-1])).tobytes()
+    pairs = zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
+    return [whole[start:stop].decode() for start, stop in pairs]
