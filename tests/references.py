@@ -71,7 +71,9 @@ class Spy:
             for index, calls in self._gates.items()
         }
         return [
-            Run(logits[row], {i: tuple(to_numpy(part[row]) for part in w) for i, w in whole.items()})
+            Run(
+                logits[row], {i: tuple(to_numpy(part[row]) for part in w) for i, w in whole.items()}
+            )
             for row in range(self._batch)
         ]
 

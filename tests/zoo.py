@@ -1,4 +1,4 @@
-"""Models for tests: random ones of three families, small enough for milliseconds, and the shipped one.
+"""Models for tests: random ones of three families, made in milliseconds, and the shipped one.
 
 Builders are cached, so a run makes each once; a test that changes a model builds its own with
 `fresh`. Random means trained on nothing, not trivial: weights are large enough that experts, blocks
@@ -204,7 +204,7 @@ def tiny() -> v4kit.Model:
 
 
 def model(name: str) -> v4kit.Model:
-    """"tiny" or the name of a random family."""
+    """ "tiny" or the name of a random family."""
     return tiny() if name == "tiny" else random_model(name)
 
 

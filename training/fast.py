@@ -29,11 +29,16 @@ def scores(module: Any, q: torch.Tensor, entries: torch.Tensor, hidden: torch.Te
     return (weights.unsqueeze(2) @ products).squeeze(2)
 
 
-def install() -> None:
+def fuse(function: Any) -> Any:
+    """Return the function compiled for the shapes it meets."""
+    return torch.compile(function, dynamic=False)
+
+
+def install(*, compiled: bool) -> None:
     """Replace the forward functions of transformers' classes in this process."""
     from transformers.models.deepseek_v4 import modeling_deepseek_v4 as v4
 
-    fused = torch.compile(mix, dynamic=False)
+    fused = fuse(mix) if compiled else mix
 
     def layer(
         self: Any, hidden_states: torch.Tensor, input_ids: torch.Tensor | None = None, **kwargs: Any
@@ -46,7 +51,7 @@ def install() -> None:
         return fused(post, output, comb, hidden_states)
 
     hyper = v4.DeepseekV4HyperConnection
-    hyper.forward = torch.compile(hyper.forward, dynamic=False)
+    hyper.forward = fuse(hyper.forward) if compiled else hyper.forward
     v4.DeepseekV4DecoderLayer.forward = layer
     v4.DeepseekV4IndexerScorer.forward = scores
 

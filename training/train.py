@@ -88,7 +88,9 @@ def share_gradients(model: nn.Module) -> None:
 class Run:
     """Model, optimisers and step of one training, with checkpoints."""
 
-    def __init__(self, schedule: Schedule, corpus: Corpus, out: Path) -> None:
+    def __init__(
+        self, schedule: Schedule, corpus: Corpus, out: Path, *, compiled: bool = True
+    ) -> None:
         from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -96,8 +98,8 @@ class Run:
         self.model = build(schedule, corpus)
         if not (out / "untrained").exists() and self.leads:
             self.save("untrained")
-        fast.install()
-        self.loss = torch.compile(fast.loss, dynamic=False)
+        fast.install(compiled=compiled)
+        self.loss = fast.fuse(fast.loss) if compiled else fast.loss
         self.indexer = IndexerLoss(self.model, ARCHITECTURE["index_topk"])
         self.bias = RoutingBias(self.model, ARCHITECTURE["n_routed_experts"])
         ALL_ATTENTION_FUNCTIONS.register(ATTENTION, attention(self.indexer))
@@ -182,13 +184,16 @@ def work(rank: int, options: argparse.Namespace) -> None:
     if options.workers > 1:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(options.port))
         dist.init_process_group("gloo", rank=rank, world_size=options.workers)
-    schedule = Schedule(steps=options.steps, decay=options.decay or options.steps // 3)
+    schedule = Schedule(
+        steps=options.steps, decay=options.decay or options.steps // 3, tokens=options.tokens
+    )
     corpus = Corpus(options.data, Tokenizer.from_file(str(options.tokenizer / "tokenizer.json")))
     options.out.mkdir(parents=True, exist_ok=True)
-    run = Run(schedule, corpus, options.out)
+    run = Run(schedule, corpus, options.out, compiled=not options.no_compile)
+    last = min(schedule.steps, options.stop or schedule.steps)
     start, first = time.time(), run.step
     with (options.out / "log.jsonl").open("a") as log:
-        while run.step < schedule.steps:
+        while run.step < last:
             record = run.advance()
             if not run.leads:
                 continue
@@ -196,9 +201,9 @@ def work(rank: int, options: argparse.Namespace) -> None:
                 record["seconds_per_step"] = round((time.time() - start) / (run.step - first), 3)
                 log.write(json.dumps(record) + "\n")
                 log.flush()
-            if run.step % options.checkpoint == 0 or run.step == schedule.steps:
+            if run.step % options.checkpoint == 0 or run.step == last:
                 run.checkpoint()
-    if run.leads:
+    if run.leads and run.step == schedule.steps:
         run.save("trained")
         settings = json.dumps(asdict(schedule), indent=1)
         (options.out / "trained" / "schedule.json").write_text(settings)
@@ -215,6 +220,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4_000)
     parser.add_argument("--decay", type=int, default=0, help="default: a third of the steps")
     parser.add_argument("--checkpoint", type=int, default=100, help="steps between checkpoints")
+    parser.add_argument("--stop", type=int, default=0, help="end this run after that step")
+    parser.add_argument("--no-compile", action="store_true", help="no compiler, slower steps")
+    parser.add_argument("--tokens", type=int, default=4_096, help="tokens of a step")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--port", type=int, default=29_531)
     options = parser.parse_args()

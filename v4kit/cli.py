@@ -138,7 +138,7 @@ def _info(options: argparse.Namespace) -> None:
 
 def _installation() -> dict[str, Any]:
     """Return versions and devices."""
-    import torch
+    from v4kit.models.devices import devices
 
     facts: dict[str, Any] = {"v4kit": v4kit.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
@@ -146,9 +146,7 @@ def _installation() -> dict[str, Any]:
             facts[package] = version(package)
         except PackageNotFoundError:
             facts[package] = "not installed"
-    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    facts["devices"] = [f"{g.name}, {g.total_memory / 1e9:.0f} GB" for g in gpus] or ["CPU"]
-    return facts
+    return {**facts, "devices": devices()}
 
 
 def _about(what: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ HEAVY = {
     "transformers": {"models", "engines", "experiments"},
     "accelerate": {"models", "engines"},
     "safetensors": {"models"},
-    "tokenizers": {"models"},
+    "tokenizers": {"models", "recording"},
     "xarray": ANALYST,
     "pandas": ANALYST,
     "dask": {"trace", "analysis"},

@@ -16,7 +16,7 @@ from v4kit.core.axes import (
     TOKEN,
     TOPK,
 )
-from v4kit.core.record import Record
+from v4kit.core.record import Record, to_record
 
 __all__ = [
     "ATTENTION_KINDS",
@@ -34,4 +34,5 @@ __all__ = [
     "TOKEN",
     "TOPK",
     "Record",
+    "to_record",
 ]

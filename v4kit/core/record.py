@@ -31,3 +31,16 @@ class Record:
                 f"Record(routing=…) takes one of {known}; given was {self.routing!r}. "
                 'Use "scores"; "ids" for small files, "full" where every score matters.'
             )
+
+
+def to_record(record: Record | None) -> Record:
+    """Return what is to be recorded; None is the default.
+
+    Raises:
+        InputError: Something else than a `Record`.
+    """
+    if record is None:
+        return Record()
+    if not isinstance(record, Record):
+        raise InputError(f"record takes a v4kit.Record(…) or None; given was {record!r}.")
+    return record

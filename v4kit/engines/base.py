@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -45,20 +47,45 @@ class Sampling:
     """Strings that end the generation once they are complete."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.max_new_tokens, bool) or int(self.max_new_tokens) < 1:
-            raise InputError(f"max_new_tokens is 1 or more; given was {self.max_new_tokens!r}.")
-        if not math.isfinite(self.temperature) or self.temperature < 0:
+        whole("max_new_tokens", self.max_new_tokens, least=1)
+        if self.seed is not None:
+            whole("seed", self.seed, least=0, most=2**63 - 1)
+        if not _is_number(self.temperature) or not 0 <= self.temperature < math.inf:
             raise InputError(
-                f"temperature is 0 (greedy) or a finite number above; given was {self.temperature}."
+                "temperature is 0 (greedy) or a finite number above; given was "
+                f"{self.temperature!r}."
             )
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p lies above 0 and up to 1; given was {self.top_p}.")
-        if any(not isinstance(text, str) or not text for text in self.stop):
+        if not _is_number(self.top_p) or not 0 < self.top_p <= 1:
+            raise InputError(f"top_p lies above 0 and up to 1; given was {self.top_p!r}.")
+        if not all(isinstance(text, str) for text in self.stop) or "" in self.stop:
             raise InputError(f"stop takes strings that are not empty; given was {self.stop!r}.")
 
 
 def stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return stop strings as a tuple: none, one or several may be given."""
+    """Return stop strings as a tuple: none, one or several may be given.
+
+    Raises:
+        InputError: Neither a string nor several.
+    """
     if stop is None:
         return ()
+    if not isinstance(stop, (str, Sequence)):
+        raise InputError(f"stop takes a string or a list of strings; given was {stop!r}.")
     return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def whole(name: str, value: Any, *, least: int, most: float = math.inf) -> int:
+    """Return a whole number between `least` and `most`.
+
+    Raises:
+        InputError: The value is something else.
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or not least <= value <= most:
+        limit = "or more" if most == math.inf else f"to {most}"
+        raise InputError(f"{name} is a whole number, {least} {limit}; given was {value!r}.")
+    return int(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from v4kit.arch import describe, family_of
-from v4kit.core import Record
-from v4kit.engines.base import Sampling, Step, stops
+from v4kit.core import Record, to_record
+from v4kit.engines.base import Sampling, Step, stops, whole
 from v4kit.engines.reading import read, read_many
 from v4kit.engines.stream import Stream
 from v4kit.engines.text import Prompt, encode_prompt
 from v4kit.errors import InputError, ModelBusy
+from v4kit.models.chat import edition_of
 from v4kit.models.gates import run_in_float32
-from v4kit.models.load import load_transformers
 from v4kit.recording import attached, find_routers, router_tap
-from v4kit.recording.meta import model_name, trace_meta
+from v4kit.recording.meta import trace_meta
 from v4kit.recording.taps import Hook, Tap
 from v4kit.trace import Trace
 
@@ -53,7 +53,7 @@ class Model:
         if router_dtype == "float32":
             run_in_float32(self.routers.values())
         self.stop_ids = _stop_ids(hf, tokenizer)
-        self.edition = "0731" if _is_0731(hf.config) else "preview"
+        self.edition = edition_of(hf.config)
         self.meta = trace_meta(hf, self.architecture, self.routers, name=name, revision=revision)
         self._taps: list[tuple[tuple[int, ...], Tap]] = []
         self._lock = threading.RLock()
@@ -140,7 +140,7 @@ class Model:
         chunk = _chunk(prefill_chunk)
         meta = {"sampling": {**asdict(sampling), "stop": list(sampling.stop)}, "thinking": thinking}
         return Stream(
-            self, ids, sampling=sampling, prefill_chunk=chunk, record=record or Record(), meta=meta
+            self, ids, sampling=sampling, prefill_chunk=chunk, record=to_record(record), meta=meta
         )
 
     def read(
@@ -154,7 +154,7 @@ class Model:
         """
         ids = self._encode(text, None)
         with self.busy():
-            return read(self, ids, chunk=_chunk(prefill_chunk), record=record or Record())
+            return read(self, ids, chunk=_chunk(prefill_chunk), record=to_record(record))
 
     def read_many(
         self,
@@ -181,6 +181,8 @@ class Model:
             ModelBusy: Another thread is using the model.
             TraceWriteError: The folder is not empty, or the disk is full.
         """
+        if isinstance(texts, str):
+            raise InputError("read_many takes a list of texts; given was one text. Use read.")
         documents = [self._encode(text, None) for text in texts]
         if labels is not None and len(labels) != len(documents):
             raise InputError(
@@ -193,12 +195,14 @@ class Model:
             labels=labels,
             folder=None if save_to is None else Path(save_to),
             chunk=_chunk(prefill_chunk),
-            record=record or Record(),
+            record=to_record(record),
             progress=progress,
         )
 
     @contextlib.contextmanager
-    def tap(self, kind: str, tap: Tap, *, layers: Sequence[int] | None = None) -> Iterator[None]:
+    def tap(
+        self, kind: str, tap: Tap, *, layers: int | Sequence[int] | None = None
+    ) -> Iterator[None]:
         """Call `tap(event)` for every forward pass and layer while the block runs.
 
         The event has `layer`, `positions`, `logits`, `scores`, `weights`, `experts`, all live.
@@ -207,20 +211,19 @@ class Model:
         Args:
             kind: "router".
             tap: Your function.
-            layers: Layer indices; None means all with a router.
+            layers: Layer index or indices; None means all with a router.
 
         Raises:
             InputError: The kind is unknown, or a layer has no router.
         """
         if kind != "router":
             raise InputError(f"tap knows the kind 'router'; given was {kind!r}.")
-        chosen = tuple(self.architecture.routed if layers is None else layers)
+        several = self.routers if layers is None else layers
+        chosen = (several,) if isinstance(several, int) else tuple(several)
         unknown = [layer for layer in chosen if layer not in self.routers]
         if unknown:
-            raise InputError(
-                f"Layer {unknown[0]} has no router; the layers with one are "
-                f"{', '.join(map(str, self.routers))}."
-            )
+            known = ", ".join(map(str, self.routers))
+            raise InputError(f"Layer {unknown[0]} has no router; the layers with one are {known}.")
         entry = (chosen, tap)
         self._taps.append(entry)
         try:
@@ -280,9 +283,7 @@ class Model:
 
 
 def _chunk(prefill_chunk: int | None) -> int | None:
-    if prefill_chunk is not None and prefill_chunk < 1:
-        raise InputError(f"prefill_chunk is 1 or more, or None; given was {prefill_chunk}.")
-    return prefill_chunk
+    return None if prefill_chunk is None else whole("prefill_chunk", prefill_chunk, least=1)
 
 
 def _input_device(hf: Any) -> torch.device:
@@ -296,60 +297,3 @@ def _stop_ids(hf: Any, tokenizer: Any) -> frozenset[int]:
     named = getattr(hf.generation_config, "eos_token_id", None)
     ids = named if isinstance(named, list) else [named]
     return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
-
-
-def _is_0731(config: Any) -> bool:
-    """Tell whether the checkpoint is of the generation whose configs speak of DSpark."""
-    return any(key.startswith("dspark_") for key in config.to_dict())
-
-
-def load(
-    model: str | Path | None = None,
-    *,
-    device_map: Any = "auto",
-    dtype: str | torch.dtype = "auto",
-    max_memory: dict[Any, Any] | None = None,
-    offload_folder: str | Path | None = None,
-    revision: str | None = None,
-    router_dtype: str = "float32",
-) -> Model:
-    """Return a model, ready to record; without arguments the small trained one, offline.
-
-    Args:
-        model: "tiny" (default), a folder as `save_pretrained` writes it, or a hub id.
-        device_map: As in transformers; "auto" without a GPU is the CPU.
-        dtype: "auto" (float32 on a CPU, else the checkpoint's), "bfloat16" or "float32".
-        max_memory: Memory per device, as in transformers.
-        offload_folder: Folder for layers that do not fit into memory.
-        revision: Commit, tag or branch of a hub id.
-        router_dtype: "float32" computes gates as DeepSeek's own code does; "native" in `dtype`.
-
-    Raises:
-        ModelNotFound: There is no such model, or it can't be reached.
-        UnsupportedModel: The model is dense or of a family that the kit can't read.
-        InputError: A setting that can't be used.
-    """
-    loaded = load_transformers(
-        model,
-        dtype=dtype,
-        device_map=device_map,
-        max_memory=max_memory,
-        offload_folder=offload_folder,
-        revision=revision,
-    )
-    return Model(
-        loaded.model,
-        loaded.tokenizer,
-        name=loaded.name,
-        revision=loaded.revision,
-        router_dtype=router_dtype,
-    )
-
-
-def wrap(hf_model: Any, tokenizer: Any, *, router_dtype: str = "native") -> Model:
-    """Return a `Model` around a transformers model that is already in memory.
-
-    Raises:
-        UnsupportedModel: The model is dense or of a family that the kit can't read.
-    """
-    return Model(hf_model.eval(), tokenizer, name=model_name(hf_model), router_dtype=router_dtype)

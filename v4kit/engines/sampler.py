@@ -14,7 +14,7 @@ class Sampler:
     """Draws tokens from logits; the draw is made on the CPU, so that a seed holds everywhere."""
 
     def __init__(self, sampling: Sampling) -> None:
-        self.seed = secrets.randbits(31) if sampling.seed is None else sampling.seed
+        self.seed = secrets.randbits(31) if sampling.seed is None else int(sampling.seed)
         self._sampling = sampling
         self._generator = torch.Generator().manual_seed(self.seed)
 
@@ -22,7 +22,9 @@ class Sampler:
         """Return a token id drawn from float32 logits `[vocabulary]`."""
         if self._sampling.temperature == 0:
             return int(logits.argmax())
-        probabilities = torch.softmax(logits.cpu() / self._sampling.temperature, dim=-1)
+        # Below the maximum, so that a temperature near 0 sharpens instead of overflowing.
+        below = (logits - logits.max()).double().cpu()
+        probabilities = torch.softmax(below / self._sampling.temperature, dim=-1)
         if self._sampling.top_p < 1:
             probabilities = self._nucleus(probabilities)
         return int(torch.multinomial(probabilities, 1, generator=self._generator))

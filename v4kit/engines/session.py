@@ -45,16 +45,17 @@ class Session:
             self._recorder.discard()
             raise
         self._recorder.commit()
-        self._likelihood.add(start, logits, self.ids[start + 1 : stop + 1])
         self.fed = stop
+        self._likelihood.add(start, logits, self.ids[start + 1 : stop + 1])
         return logits[-1].float()
 
     def append(self, token: int) -> str:
         """Add a token that was sampled after the last fed one; return the text it completes."""
         self._likelihood.sampled(token, len(self.ids))
+        text = self._text.step(token)
         self.ids.append(token)
-        self.texts.append(self._text.step(token))
-        return self.texts[-1]
+        self.texts.append(text)
+        return text
 
     def experts(self) -> np.ndarray:
         """Return the experts of the last completed row `[layer, slot]`."""

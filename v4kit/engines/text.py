@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
-
-import numpy as np
 
 from v4kit.errors import InputError
 from v4kit.models import chat
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+
+_KINDS = "A prompt is a text, a list of token ids or a list of chat messages"
 
 
 def encode_prompt(
@@ -23,27 +24,24 @@ def encode_prompt(
     Raises:
         InputError: The prompt is empty, no prompt, or has ids outside the vocabulary.
     """
-    if isinstance(prompt, str):
-        if thinking is not None:
-            raise InputError(
-                f"thinking={thinking!r} needs chat messages; given was a text. "
-                'Give [{"role": "user", "content": "…"}].'
-            )
-        if not prompt:
-            raise InputError("The prompt is empty. Give a text, token ids or chat messages.")
-        return _encode_text(prompt, tokenizer)
-    items = prompt.tolist() if isinstance(prompt, np.ndarray) else list(prompt)
+    # Arrays and tensors of ids are lists of ids.
+    items: Any = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    if not isinstance(items, Sequence) or isinstance(items, bytes):
+        raise InputError(f"{_KINDS}; given was {type(prompt).__name__}.")
     if not items:
         raise InputError("The prompt is empty. Give a text, token ids or chat messages.")
-    if all(isinstance(item, Mapping) for item in items):
+    if not isinstance(items, str) and all(isinstance(item, Mapping) for item in items):
         return _encode_text(chat.encode(items, thinking, edition=edition), tokenizer)
-    if not all(
-        isinstance(item, (int, np.integer)) and not isinstance(item, bool) for item in items
-    ):
+    if thinking is not None:
         raise InputError(
-            "A prompt is a text, a list of token ids or a list of chat messages; given was a list "
-            f"with {type(items[0]).__name__}."
+            f"thinking={thinking!r} needs chat messages; given was a text or ids. "
+            'Give [{"role": "user", "content": "…"}].'
         )
+    if isinstance(items, str):
+        return _encode_text(items, tokenizer)
+    odd = {type(item) for item in items if type(item) is bool or not isinstance(item, Integral)}
+    if odd:
+        raise InputError(f"{_KINDS}; given was a list with {odd.pop().__name__}.")
     return check_ids([int(item) for item in items], vocabulary)
 
 
@@ -63,6 +61,13 @@ def check_ids(ids: list[int], vocabulary: int) -> list[int]:
 
 
 def _encode_text(text: str, tokenizer: Any) -> list[int]:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"The text is no valid Unicode: character {error.start} is half of one. "
+            "Decode the text again from where it came."
+        ) from error
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     bos = tokenizer.bos_token_id
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]

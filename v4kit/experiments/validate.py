@@ -64,11 +64,17 @@ def _facts(model: Model, layer: int, event: RouterEvent | None, ids: Tensor) -> 
     total = event.weights.float().sum(-1)
     expected = architecture.weight_sum
     weights = bool((total > 0).all()) if expected is None else _close(total, expected)
-    expected_experts = _expected_experts(model, layer, event, ids)
-    same = (
-        event.experts.sort(-1).values == expected_experts.to(event.experts.device).sort(-1).values
-    )
-    return {"shapes": shapes, "experts": bool(same.all()), "weights": weights}
+    return {
+        "shapes": shapes,
+        "experts": shapes and _follow_the_rule(model, layer, event, ids),
+        "weights": weights,
+    }
+
+
+def _follow_the_rule(model: Model, layer: int, event: RouterEvent, ids: Tensor) -> bool:
+    """Tell whether the experts that were used are those that the family's rule gives."""
+    expected = _expected_experts(model, layer, event, ids).to(event.experts.device)
+    return torch.equal(event.experts.sort(-1).values, expected.sort(-1).values)
 
 
 def _expected_experts(model: Model, layer: int, event: RouterEvent, ids: Tensor) -> Tensor:
@@ -76,7 +82,7 @@ def _expected_experts(model: Model, layer: int, event: RouterEvent, ids: Tensor)
     router: Any = model.routers[layer]
     if model.architecture.layers[layer].routing == HASH:
         table: Tensor = router.tid2eid
-        return table[ids.to(table.device)]
+        return table[ids.to(table.device)].long()
     # In the router's own dtype: rounding decides between experts that are nearly level.
     selection = event.scores
     if model.family.bias is not None:

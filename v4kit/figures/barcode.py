@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from v4kit.core import HASH, NONE, TOKEN, TOPK
-from v4kit.figures.labels import captions
+from v4kit.figures.labels import caption
 from v4kit.figures.reading import Facts, block, facts, row_of
 from v4kit.figures.rows import (
     BOTTOM,
@@ -77,11 +77,11 @@ def token_barcode(trace: Trace, token: int, *, theme: ThemeName = "light") -> go
     if not len(trace):
         return nothing(template(colours), "Experts of one token", "The trace has no tokens.")
     row = row_of(trace, token)
-    caption = captions(trace, [row])[0]
+    about = caption(trace, row)
     used = _token(trace, row, known)
     if not (used.experts != NONE).any():
         reason = "No experts: this token was never fed to the model."
-        return nothing(template(colours), caption, reason)
+        return nothing(template(colours), about, reason)
     place, top = rows(known), ceiling(known, used.weights)
     figure = go.Figure()
     for kind in (TOPK, HASH):
@@ -94,7 +94,7 @@ def token_barcode(trace: Trace, token: int, *, theme: ThemeName = "light") -> go
     figure.update_layout(
         template=template(colours),
         title=title(
-            f"Experts of {caption}", known.model, f"{known.top_k} of {known.n_experts} per layer",
+            f"Experts of {about}", known.model, f"{known.top_k} of {known.n_experts} per layer",
             f"chance {known.chance:.2%} per expert",
         ),
         height=place.height,
@@ -173,11 +173,7 @@ def _stacks(used: _Token, known: Facts, place: Rows, colours: Theme) -> list[go.
     bars = []
     for slot in range(known.top_k):
         slots = np.full(len(layers), slot)
-        depth = 0.78 - 0.42 * slot / max(known.top_k - 1, 1)
-        tints = [
-            colour_at(scale(colours.hash if known.kinds[i] == HASH else colours.learned), depth)
-            for i in layers
-        ]
+        tints = [_tint(known, i, slot, colours) for i in layers]
         bars.append(
             go.Bar(
                 name=f"slot {slot}",
@@ -192,6 +188,13 @@ def _stacks(used: _Token, known: Facts, place: Rows, colours: Theme) -> list[go.
             )
         )
     return bars
+
+
+def _tint(known: Facts, layer: int, slot: int, colours: Theme) -> str:
+    """Return a bar's colour: paler with each rank, the same for all where there are none."""
+    steps = colours.hash if known.kinds[layer] == HASH else colours.learned
+    ranked = known.ranks(layer)
+    return colour_at(scale(steps), 0.78 - 0.42 * slot / known.top_k if ranked else 0.56)
 
 
 def hover(known: Facts, kind: str, *, scored: bool) -> str:

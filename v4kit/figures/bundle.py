@@ -9,8 +9,8 @@ from typing import Any
 from v4kit.core import HASH, NONE, TOPK
 from v4kit.figures.colouring import Leaders, leaders, leading
 from v4kit.figures.labels import plain, visible
-from v4kit.figures.picture import caption, picture
-from v4kit.figures.reading import Facts, block, facts, last_learned
+from v4kit.figures.picture import caption, draw
+from v4kit.figures.reading import Facts, block, facts, last_learned, tally
 from v4kit.figures.theme import CATEGORIES, LIGHT
 from v4kit.trace import Trace
 
@@ -23,10 +23,11 @@ def mimebundle(trace: Trace) -> dict[str, Any]:
 
     The HTML needs no script and reads well where styles are stripped; token text is escaped.
     """
-    image = base64.b64encode(picture(trace)).decode("ascii")
+    known, counted = facts(trace), tally(trace)
+    image = base64.b64encode(draw(known, counted)).decode("ascii")
     return {
         "text/plain": "\n".join([repr(trace), *(f"  {k}: {v}" for k, v in summary(trace))]),
-        "text/html": _html(trace, image),
+        "text/html": _html(trace, image, caption(known, counted)),
         "image/png": image,
     }
 
@@ -51,7 +52,7 @@ def summary(trace: Trace) -> list[tuple[str, str]]:
     return facts_of
 
 
-def _html(trace: Trace, image: str) -> str:
+def _html(trace: Trace, image: str, said: str) -> str:
     rows = "".join(
         f'<tr><th style="text-align:left">{html.escape(name)}</th>'
         f'<td style="text-align:left">{html.escape(value)}</td></tr>'
@@ -60,7 +61,7 @@ def _html(trace: Trace, image: str) -> str:
     return (
         '<div style="max-width:1000px">'
         f"<p><b>{html.escape(repr(trace))}</b></p><table>{rows}</table>"
-        f'<p><img alt="{html.escape(caption(trace))}" src="data:image/png;base64,{image}"></p>'
+        f'<p><img alt="{html.escape(said)}" src="data:image/png;base64,{image}"></p>'
         f"{_text(trace)}</div>"
     )
 
@@ -72,7 +73,7 @@ def _text(trace: Trace) -> str:
         return "<p>No text: no token was routed.</p>"
     found = leaders(trace, known, layer)
     shown = min(SHOWN, len(trace))
-    experts = leading(block(trace, 0, shown, layer=layer), known)
+    experts = leading(block(trace, 0, shown, layer=layer))
     colours = dict(zip(found.top, CATEGORIES, strict=False))
     table = trace.tokens.iloc[:shown]
     fresh = table["document"].diff().fillna(0).ne(0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from v4kit.core import NONE
-from v4kit.figures.reading import BLOCK, Block, Facts, block
+from v4kit.figures.reading import Block, Facts, block, blocks
 from v4kit.figures.theme import CATEGORIES
 from v4kit.trace import Trace
 
@@ -38,28 +38,39 @@ def meaning(known: Facts, layer: int) -> str:
     return "expert of rank 1" if known.ranks(layer) else "first recorded expert (no order)"
 
 
-def leading(part: Block, known: Facts) -> np.ndarray:
-    """Return each token's leading expert in one layer, −1 for none.
+def leading(part: Block) -> np.ndarray:
+    """Return each token's leading expert, −1 for none; shaped like the block without its slots.
 
     It is the one of the largest weight; without weights the one in the first slot.
     """
-    if not len(part.experts):
-        return np.zeros(0, np.int64)
     used = part.experts != NONE
     heavy = used.astype(np.float64)
     if part.weights is not None:
         heavy = np.where(used, np.nan_to_num(part.weights, nan=0.0), -1.0)
-    slot = heavy.argmax(axis=1)
-    return np.take_along_axis(part.experts, slot[:, None], axis=1)[:, 0].astype(np.int64)
+    slot = heavy.argmax(axis=-1)
+    return np.take_along_axis(part.experts, slot[..., None], axis=-1)[..., 0].astype(np.int64)
 
 
 def leaders(trace: Trace, known: Facts, layer: int) -> Leaders:
     """Return the experts that lead most often in a layer of the whole trace."""
     counts = np.zeros(known.n_experts, np.int64)
-    for first in range(0, len(trace), BLOCK):
-        part = block(trace, first, min(first + BLOCK, len(trace)), layer=layer)
-        first_ones = leading(part, known)
-        counts += np.bincount(first_ones[first_ones != NONE], minlength=known.n_experts)
+    for start, stop in blocks(0, len(trace)):
+        first = leading(block(trace, start, stop, layer=layer))
+        counts += np.bincount(first[first != NONE], minlength=known.n_experts)
+    return _leaders(counts, known, layer)
+
+
+def leaders_of_all(trace: Trace, known: Facts) -> list[Leaders]:
+    """Return the leaders of every layer, from one pass over the trace."""
+    counts = np.zeros((len(known.kinds), known.n_experts), np.int64)
+    for start, stop in blocks(0, len(trace)):
+        first = leading(block(trace, start, stop))
+        for layer, column in enumerate(first.T):
+            counts[layer] += np.bincount(column[column != NONE], minlength=known.n_experts)
+    return [_leaders(counts[layer], known, layer) for layer in range(len(known.kinds))]
+
+
+def _leaders(counts: np.ndarray, known: Facts, layer: int) -> Leaders:
     order = [int(e) for e in np.argsort(-counts, kind="stable")[: len(CATEGORIES)] if counts[e]]
     return Leaders(
         top=tuple(order),

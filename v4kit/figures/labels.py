@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import unicodedata
-from collections.abc import Iterable
 from typing import Any
 
 from v4kit.trace import Trace
@@ -47,22 +46,17 @@ def token_label(text: str, *, limit: int = 24) -> str:
     return escape(visible(text, limit=limit).replace(" ", "\u00a0"))
 
 
-def captions(trace: Trace, rows: Iterable[int]) -> list[str]:
-    """Return for each row what a hover box says of its token; escaped."""
-    tokens = trace.tokens
-    texts, positions = tokens["text"].tolist(), tokens["position"].tolist()
-    documents, labels = tokens["document"].tolist(), tokens["label"].tolist()
-    several = len(set(documents)) > 1
-    lines = []
-    for row in rows:
-        line = f"<b>“{token_label(texts[row], limit=60)}”</b> token {row}"
-        if several or positions[row] != row:
-            line += f", position {positions[row]}"
-        if several:
-            named = f" ({escape(visible(labels[row], limit=30))})" if labels[row] else ""
-            line += f" of document {documents[row]}{named}"
-        lines.append(line)
-    return lines
+def caption(trace: Trace, row: int) -> str:
+    """Return what a title says of one token: text, row, position; escaped."""
+    token = trace.tokens.iloc[row]
+    line = f"<b>“{token_label(token['text'], limit=60)}”</b> token {row}"
+    several = trace.tokens["document"].nunique() > 1
+    if several or token["position"] != row:
+        line += f", position {token['position']}"
+    if several:
+        named = f" ({escape(visible(token['label'], limit=30))})" if token["label"] else ""
+        line += f" of document {token['document']}{named}"
+    return line
 
 
 def plain(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from v4kit.core import HASH, TOPK
+from v4kit.core import DENSE, HASH, TOPK
 from v4kit.figures.chance import ENOUGH, binomial_band, sorted_band
 from v4kit.figures.reading import Facts, Tally, facts, layer_of, tally
 from v4kit.figures.rows import nothing, title
@@ -17,9 +17,7 @@ from v4kit.trace import Trace
 ALL = "Load of the experts, every layer sorted by itself"
 
 
-def expert_load(
-    trace: Trace, *, layer: int | None = None, theme: ThemeName = "light"
-) -> go.Figure:
+def expert_load(trace: Trace, *, layer: int | None = None, theme: ThemeName = "light") -> go.Figure:
     """Return the share of the tokens that used each expert, beside what chance would give.
 
     With a layer: a bar per expert, the dashed line at chance (top-k ÷ experts), and a grey band
@@ -42,19 +40,22 @@ def expert_load(
     """
     colours, known = theme_of(theme), facts(trace)
     checked = None if layer is None else layer_of(trace, layer)
-    counted = tally(trace)
-    layers = list(trace.layers) if checked is None else [checked]
-    n = int(counted.tokens[layers].max(initial=0))
+    return load_of(known, tally(trace), checked, colours)
+
+
+def load_of(known: Facts, counted: Tally, layer: int | None, colours: Theme) -> go.Figure:
+    """Return the load of counts that are already there."""
+    routed = [i for i, kind in enumerate(known.kinds) if kind != DENSE]
+    n = int(counted.tokens[routed if layer is None else [layer]].max(initial=0))
     if not n:
-        main = ALL if checked is None else f"Load of the experts, layer {checked}"
-        return nothing(template(colours), main, f"None of {len(trace)} tokens was routed.")
+        main = ALL if layer is None else f"Load of the experts, layer {layer}"
+        return nothing(template(colours), main, "No token was routed.")
     figure = (
         _curves(counted, known, n, colours)
-        if checked is None
-        else _bars(counted, known, checked, colours)
+        if layer is None
+        else _bars(counted, known, layer, colours)
     )
-    figure.update_layout(template=template(colours))
-    return figure
+    return figure.update_layout(template=template(colours))
 
 
 def warning(n: int, known: Facts) -> str:
@@ -133,9 +134,7 @@ def _curves(counted: Tally, known: Facts, n: int, colours: Theme) -> go.Figure:
     return figure
 
 
-def _curve(
-    counted: Tally, known: Facts, layer: int, axis: str, line: dict[str, Any]
-) -> go.Scatter:
+def _curve(counted: Tally, known: Facts, layer: int, axis: str, line: dict[str, Any]) -> go.Scatter:
     order = np.argsort(-counted.count[layer], kind="stable")
     count, n = counted.count[layer][order], int(counted.tokens[layer])
     return go.Scatter(

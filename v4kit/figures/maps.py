@@ -41,7 +41,7 @@ def routing_map(
 
     Columns are experts, rows are layers; hash-routed layers stand apart on top in a colour of their
     own, dense layers are grey, shared experts a rail at the side. The third step of each colour
-    scale is chance, top-k ÷ experts: paler cells got less than that, stronger ones more.
+    scale is chance, top-k ÷ experts: cells nearer to the background got less, stronger ones more.
 
     Args:
         trace: Any trace.
@@ -60,10 +60,18 @@ def routing_map(
     colours, known = theme_of(theme), facts(trace)
     _check(value, known)
     start, stop = bounds(trace, span)
-    counted = tally(trace, (start, stop))
+    where = f"rows {start:,}–{stop - 1:,}" if span is not None else ""
+    return map_of(known, tally(trace, (start, stop)), colours, value=value, where=where)
+
+
+def map_of(
+    known: Facts, counted: Tally, colours: Theme, *, value: Value = "count", where: str = ""
+) -> go.Figure:
+    """Return the map of counts that are already there."""
     n = int(counted.tokens.max(initial=0))
     if not n:
-        return nothing(template(colours), "Experts used", f"No token of {stop - start} was routed.")
+        reason = "No token of this span was routed."
+        return nothing(template(colours), "Experts used", reason)
     place = rows(known)
     cells, even = _cells(counted, known, value)
     figure = go.Figure()
@@ -71,10 +79,11 @@ def routing_map(
     for kind, axis in ((TOPK, "coloraxis"), (HASH, "coloraxis2")):
         layers = [i for i, k in enumerate(known.kinds) if k == kind]
         if layers:
-            figure.add_trace(_heat(cells, counted, known, place, layers, (value, axis, even[kind])))
-            bars[axis] = _bar(cells[layers], even[kind], kind, value, colours, place)
+            figure.add_trace(
+                _heat(cells, counted, known, place, layers, how=(value, axis, even[kind]))
+            )
+            bars[axis] = _bar(cells[layers], even[kind], kind, value, colours=colours, place=place)
     figure.add_traces(_side(known, place, colours))
-    where = f"rows {start:,}–{stop - 1:,}" if span is not None else ""
     chance = f"chance {known.chance:.2%} of tokens"
     figure.update_layout(
         template=template(colours),
@@ -125,6 +134,7 @@ def _heat(
     known: Facts,
     place: Rows,
     layers: list[int],
+    *,
     how: tuple[Value, str, float],
 ) -> go.Heatmap:
     """Return the heatmap of one kind of layers."""
@@ -151,9 +161,14 @@ def _heat(
         hovertemplate=(
             "layer %{customdata[1]} (" + _router(known, layers[0]) + ")<br>"
             "expert %{customdata[2]}<br>used by %{customdata[3]:,} of %{customdata[4]:,} tokens"
-            f"{shown}<br>an even split gives {even:{_FORMATS[value]}}<extra></extra>"
+            f"{shown}<br>an even split gives {_even(even, value)}<extra></extra>"
         ),
     )
+
+
+def _even(even: float, value: Value) -> str:
+    """Return the value of an even split as text; small counts with a decimal."""
+    return f"{even:,.1f}" if value == "count" and even < 100 else f"{even:{_FORMATS[value]}}"
 
 
 def _router(known: Facts, layer: int) -> str:
@@ -161,13 +176,12 @@ def _router(known: Facts, layer: int) -> str:
 
 
 def _bar(
-    cells: np.ndarray, even: float, kind: str, value: Value, colours: Theme, place: Rows
+    cells: np.ndarray, even: float, kind: str, value: Value, *, colours: Theme, place: Rows
 ) -> dict[str, Any]:
     """Return a colour axis from nothing to the most, with chance marked."""
     top = float(cells.max(initial=0)) or 1.0
-    form = ",.1f" if value == "count" and even < 100 else _FORMATS[value]
     word = "even" if value == "weight" else "chance"
-    ticks = {0.0: "0", top: f"{top:{_FORMATS[value]}}", even: f"{word} {even:{form}}"}
+    ticks = {0.0: "0", top: f"{top:{_FORMATS[value]}}", even: f"{word} {_even(even, value)}"}
     crowded = [tick for tick in (0.0, top) if abs(tick - even) < 0.09 * top]
     for tick in crowded:
         del ticks[tick]

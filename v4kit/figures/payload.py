@@ -5,20 +5,21 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from v4kit.core import DENSE, NONE
+from v4kit.core import NONE
 from v4kit.figures.barcode import ceiling, token_barcode
 from v4kit.figures.bundle import summary
 from v4kit.figures.chance import ENOUGH, binomial_band
-from v4kit.figures.colouring import leaders
+from v4kit.figures.colouring import leaders_of_all
 from v4kit.figures.labels import plain, visible
-from v4kit.figures.load import expert_load
-from v4kit.figures.maps import routing_map
-from v4kit.figures.reading import Block, Facts, block, facts, last_learned, tally
+from v4kit.figures.load import load_of
+from v4kit.figures.maps import map_of
+from v4kit.figures.reading import Block, Facts, Tally, block, facts, last_learned
 from v4kit.figures.rows import rows
 from v4kit.figures.theme import CATEGORIES, THEMES, Theme
 from v4kit.trace import Trace
@@ -29,9 +30,9 @@ LEVELS = 65_535
 """Steps of an embedded weight, between 0 and the largest."""
 
 
-def payload(trace: Trace, *, title: str) -> dict[str, Any]:
+def payload(trace: Trace, counted: Tally, *, title: str) -> dict[str, Any]:
     """Return everything that the page shows, ready for JSON."""
-    known, counted = facts(trace), tally(trace)
+    known = facts(trace)
     shown = min(len(trace), DETAIL)
     part = block(trace, 0, shown)
     routed = np.flatnonzero((part.experts != NONE).any(axis=(1, 2)))
@@ -50,16 +51,16 @@ def payload(trace: Trace, *, title: str) -> dict[str, Any]:
         "enough": ENOUGH,
         "start": last_learned(trace),
         "first": int(routed[0]) if len(routed) else None,
-        "positions": list(rows(known).position),
+        "rows": list(rows(known).position),
         "tokens": _tokens(trace, shown),
         **_arrays(part, known),
         "counts": pack(counted.count.astype("<i4")),
         "routed": counted.tokens.tolist(),
         "bands": [binomial_band(int(n), known.chance) for n in counted.tokens],
-        "leaders": [_leaders(trace, known, layer) for layer in range(len(known.kinds))],
+        "leaders": [asdict(found) for found in leaders_of_all(trace, known)],
         "categories": list(CATEGORIES),
         "themes": {
-            name: _look(trace, theme, int(routed[0]) if len(routed) else None)
+            name: _look(trace, theme, counted, int(routed[0]) if len(routed) else None)
             for name, theme in THEMES.items()
         },
     }
@@ -85,13 +86,14 @@ def notes(trace: Trace, known: Facts, shown: int) -> list[str]:
     if "router_dtype" in trace.meta:
         lines.append(
             f"The routers computed in {plain(trace.meta['router_dtype'])}; in another precision "
-            "some tokens would have used other experts."
+            "some tokens can use other experts."
         )
     idle = len(trace) - int(trace.tokens["valid"].sum())
     if idle:
+        were = "token was" if idle == 1 else "tokens were"
         lines.append(
-            f"{idle:,} token{'s' * (idle != 1)} never fed to the model, so without experts: the "
-            "last sampled token of a generation is one."
+            f"{idle:,} {were} never fed to the model, so no expert was used: the last sampled "
+            "token of a generation is never fed."
         )
     lines.append(
         f"Chance: an expert drawn at random is used by {known.chance:.2%} of the tokens. "
@@ -115,7 +117,7 @@ def _tokens(trace: Trace, shown: int) -> dict[str, Any]:
     """Return the token table, column by column."""
     table = trace.tokens.iloc[:shown]
     documents = table["document"].to_numpy()
-    starts = np.flatnonzero(np.diff(documents, prepend=documents[:1] - 1)) if shown else []
+    starts = np.flatnonzero(np.diff(documents, prepend=documents[:1] - 1))
     return {
         "text": [visible(text, limit=200) for text in table["text"]],
         "breaks": [i for i, text in enumerate(table["text"]) if "\n" in text],
@@ -145,14 +147,7 @@ def _arrays(part: Block, known: Facts) -> dict[str, Any]:
     return arrays
 
 
-def _leaders(trace: Trace, known: Facts, layer: int) -> dict[str, Any] | None:
-    if known.kinds[layer] == DENSE:
-        return None
-    found = leaders(trace, known, layer)
-    return {"top": found.top, "counts": found.counts, "tokens": found.tokens, "how": found.how}
-
-
-def _look(trace: Trace, theme: Theme, first: int | None) -> dict[str, Any]:
+def _look(trace: Trace, theme: Theme, counted: Tally, first: int | None) -> dict[str, Any]:
     """Return what depends on the theme: colours, and figures without titles."""
     look: dict[str, Any] = {
         "learned": theme.learned,
@@ -162,12 +157,11 @@ def _look(trace: Trace, theme: Theme, first: int | None) -> dict[str, Any]:
         "figures": {},
     }
     if first is not None:
+        known = facts(trace)
         look["figures"] = {
-            "map": _untitled(routing_map(trace, theme=theme.name), 12),
+            "map": _untitled(map_of(known, counted, theme), 36),
             "barcode": _untitled(token_barcode(trace, first, theme=theme.name), 12),
-            "load": _untitled(
-                expert_load(trace, layer=last_learned(trace), theme=theme.name), 12
-            ),
+            "load": _untitled(load_of(known, counted, last_learned(trace), theme), 12),
         }
     return look
 

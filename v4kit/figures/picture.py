@@ -32,26 +32,30 @@ def picture(trace: Trace) -> bytes:
     Columns are experts, rows layers; hash-routed layers in a band of their own on top, dense ones
     grey, shared experts a rail at the right; the third colour of each scale is chance.
     """
+    return draw(facts(trace), tally(trace))
+
+
+def draw(known: Facts, counted: Tally) -> bytes:
+    """Return the picture of counts that are already there."""
     from PIL import Image, ImageDraw
 
-    known, counted = facts(trace), tally(trace)
     cell = max(1, MAP // known.n_experts)
     height = max(6, min(30, 380 // len(known.kinds)))
     bands = _bands(known, height)
     size = (LEFT + cell * known.n_experts + RAIL + 8 + RIGHT, bands[-1][1] + BOTTOM)
     image = Image.new("RGB", size, LIGHT.paper)
-    draw = ImageDraw.Draw(image)
-    write = _writer(draw, LIGHT)
+    pen = ImageDraw.Draw(image)
+    write = _writer(pen, LIGHT)
     n = int(counted.tokens.max(initial=0))
     write((LEFT, 10), f"Experts used by {n:,} tokens", 16)
     about = f"{_latin(known.model)} - {known.top_k} of {known.n_experts} experts per token"
     write((LEFT, 32), f"{about} - chance {known.chance:.2%}", 12, LIGHT.muted)
-    for layer, top in _tops(known, bands, height):
+    for layer, top in _tops(bands, height):
         strip = _strip(counted, known, layer, cell, height - 1)
         image.paste(Image.fromarray(strip), (LEFT, top))
         if known.n_shared and known.kinds[layer] != DENSE:
             left = LEFT + cell * known.n_experts + 8
-            draw.rectangle((left, top, left + RAIL - 1, top + height - 2), fill=LIGHT.shared)
+            pen.rectangle((left, top, left + RAIL - 1, top + height - 2), fill=LIGHT.shared)
         if height >= 10 or layer % 5 == 0:
             write((LEFT - 6, top + height / 2), str(layer), min(11, height + 3), anchor="rm")
     _frame(write, known, bands, cell)
@@ -61,10 +65,9 @@ def picture(trace: Trace) -> bytes:
     return file.getvalue()
 
 
-def caption(trace: Trace) -> str:
+def caption(known: Facts, counted: Tally) -> str:
     """Return what the picture shows, in a sentence for those who can't see it; not escaped."""
-    known = facts(trace)
-    tokens = int(tally(trace).tokens.max(initial=0))
+    tokens = int(counted.tokens.max(initial=0))
     hashed = sum(kind == HASH for kind in known.kinds)
     band = f", {hashed} of them hash-routed and drawn apart" if hashed else ""
     return (
@@ -84,9 +87,7 @@ def _bands(known: Facts, height: int) -> list[tuple[list[int], int, str]]:
     return bands
 
 
-def _tops(
-    known: Facts, bands: list[tuple[list[int], int, str]], height: int
-) -> list[tuple[int, int]]:
+def _tops(bands: list[tuple[list[int], int, str]], height: int) -> list[tuple[int, int]]:
     """Return every layer with its upper edge."""
     return [
         (layer, edge - height * (len(layers) - place))
@@ -124,9 +125,7 @@ def _even(counted: Tally, known: Facts) -> float:
     return float(counted.tokens.max(initial=0)) * known.chance
 
 
-def _frame(
-    write: Write, known: Facts, bands: list[tuple[list[int], int, str]], cell: int
-) -> None:
+def _frame(write: Write, known: Facts, bands: list[tuple[list[int], int, str]], cell: int) -> None:
     """Write headings and the expert axis."""
     before = TOP
     for _, edge, text in bands:
@@ -167,14 +166,14 @@ def _legends(image: Any, write: Write, counted: Tally, known: Facts, left: int) 
         top += length + 40
 
 
-def _writer(draw: ImageDraw, theme: Theme) -> Write:
+def _writer(pen: ImageDraw, theme: Theme) -> Write:
     """Return a function that writes text at a place with an anchor."""
     from PIL import ImageFont
 
     def write(
         at: tuple[float, float], text: str, size: int, fill: str = theme.ink, anchor: str = "lt"
     ) -> None:
-        draw.text(at, text, fill=fill, font=ImageFont.load_default(size), anchor=anchor)
+        pen.text(at, text, fill=fill, font=ImageFont.load_default(size), anchor=anchor)
 
     return write
 

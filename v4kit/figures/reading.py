@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -104,15 +106,15 @@ def bounds(trace: Trace, span: Span) -> tuple[int, int]:
     """
     if span is None:
         return 0, len(trace)
-    parts = (span.start, span.stop) if isinstance(span, slice) else span
+    ends: Any = (span.start, span.stop) if isinstance(span, slice) else span
     stepped = isinstance(span, slice) and span.step not in (None, 1)
-    whole = isinstance(parts, (tuple, list)) and len(parts) == 2
-    if stepped or not whole or not all(p is None or isinstance(p, int) for p in parts):
+    pair = isinstance(ends, (tuple, list)) and len(ends) == 2
+    if stepped or not pair or not all(end is None or _whole(end) for end in ends):
         raise InputError(
             f"span is a pair of rows, (start, stop); given was {span!r}. "
             "Leave it out to use all rows."
         )
-    start, stop, _ = slice(*parts).indices(len(trace))
+    start, stop, _ = slice(*ends).indices(len(trace))
     return start, max(start, stop)
 
 
@@ -122,7 +124,7 @@ def row_of(trace: Trace, token: int) -> int:
     Raises:
         InputError: There is no such row.
     """
-    if isinstance(token, (int, np.integer)) and -len(trace) <= token < len(trace):
+    if _whole(token) and -len(trace) <= token < len(trace):
         return int(token) % len(trace)
     raise InputError(
         f"The trace has {len(trace)} tokens; there is no token {token!r}. "
@@ -137,7 +139,7 @@ def layer_of(trace: Trace, layer: int) -> int:
         InputError: There is no such layer, or it is dense.
     """
     kinds = facts(trace).kinds
-    if not isinstance(layer, (int, np.integer)) or not 0 <= layer < len(kinds):
+    if not _whole(layer) or not 0 <= layer < len(kinds):
         raise InputError(
             f"The trace has {len(kinds)} layers; there is no layer {layer!r}. "
             f"Give a layer from 0 to {len(kinds) - 1}."
@@ -164,12 +166,27 @@ def expert_of(trace: Trace, expert: int) -> int:
         InputError: There is no such expert.
     """
     n_experts = facts(trace).n_experts
-    if isinstance(expert, (int, np.integer)) and 0 <= expert < n_experts:
+    if _whole(expert) and 0 <= expert < n_experts:
         return int(expert)
     raise InputError(
         f"A layer has {n_experts} experts; there is no expert {expert!r}. "
         f"Give one from 0 to {n_experts - 1}."
     )
+
+
+def page_of(trace: Trace, page: int, *, size: int) -> tuple[int, int]:
+    """Return first row and end of a page.
+
+    Raises:
+        InputError: There is no such page.
+    """
+    pages = -(-len(trace) // size)
+    if not _whole(page) or not 0 <= page < pages:
+        raise InputError(
+            f"The text has {pages} pages of {size:,} tokens; there is no page {page!r}. "
+            f"Give a page from 0 to {pages - 1}."
+        )
+    return page * size, min((page + 1) * size, len(trace))
 
 
 def block(trace: Trace, start: int, stop: int, *, layer: int | None = None) -> Block:
@@ -181,6 +198,12 @@ def block(trace: Trace, start: int, stop: int, *, layer: int | None = None) -> B
     return Block(part["experts"].to_numpy(), weights)
 
 
+def blocks(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Yield first row and end of every block of a span."""
+    for first in range(start, stop, BLOCK):
+        yield first, min(first + BLOCK, stop)
+
+
 def tally(trace: Trace, span: Span = None) -> Tally:
     """Return how often each expert was used in a span, read block by block."""
     start, stop = bounds(trace, span)
@@ -189,8 +212,8 @@ def tally(trace: Trace, span: Span = None) -> Tally:
     count = np.zeros(shape, np.int64)
     weight = np.zeros(shape) if known.weighted else None
     tokens = np.zeros(shape[0], np.int64)
-    for first in range(start, stop, BLOCK):
-        part = block(trace, first, min(first + BLOCK, stop))
+    for first, end in blocks(start, stop):
+        part = block(trace, first, end)
         used = part.experts != NONE
         cells = (part.experts + np.arange(shape[0])[:, None] * shape[1])[used]
         count += np.bincount(cells, minlength=count.size).reshape(shape)
@@ -199,3 +222,8 @@ def tally(trace: Trace, span: Span = None) -> Tally:
             values = np.nan_to_num(part.weights[used].astype(np.float64))
             weight += np.bincount(cells, values, minlength=weight.size).reshape(shape)
     return Tally(count, weight, tokens)
+
+
+def _whole(value: object) -> bool:
+    """Whether a value is a whole number, from Python or numpy."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

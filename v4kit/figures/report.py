@@ -10,11 +10,13 @@ from uuid import uuid4
 
 from v4kit.figures.bundle import data_uri
 from v4kit.figures.payload import payload, to_json
-from v4kit.figures.picture import caption, picture
-from v4kit.figures.reading import facts
+from v4kit.figures.picture import caption, draw
+from v4kit.figures.reading import facts, tally
 from v4kit.figures.theme import css
 from v4kit.trace import Trace
 from v4kit.trace.writer import writing
+
+SCRIPTS = ("report-data.js", "report-figures.js", "report.js")
 
 
 def write(trace: Trace, path: str | Path, *, title: str | None = None) -> Path:
@@ -51,8 +53,9 @@ def render(trace: Trace, *, title: str | None = None) -> str:
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    heading = facts(trace).model if title is None else title
-    scripts = [get_plotlyjs(), asset("report.js")]
+    known, counted = facts(trace), tally(trace)
+    heading = known.model if title is None else title
+    scripts = [get_plotlyjs(), "\n".join(map(asset, SCRIPTS))]
     environment = Environment(
         loader=PackageLoader("v4kit.figures"), autoescape=True, undefined=StrictUndefined
     )
@@ -61,9 +64,9 @@ def render(trace: Trace, *, title: str | None = None) -> str:
         policy=policy(scripts),
         style=Markup(css() + asset("report.css")),  # noqa: S704 - our own style sheets
         scripts=[Markup(script) for script in scripts],  # noqa: S704 - our own scripts
-        data=Markup(to_json(payload(trace, title=heading))),  # noqa: S704 - escaped by to_json
-        picture=data_uri(picture(trace)),
-        caption=caption(trace),
+        data=Markup(to_json(payload(trace, counted, title=heading))),  # noqa: S704 - escaped by to_json
+        picture=data_uri(draw(known, counted)),
+        caption=caption(known, counted),
     )
     return page.encode("utf-8", "replace").decode("utf-8")
 

@@ -66,7 +66,7 @@ def learned_band(known: Facts) -> str:
 
 
 def grid(values: np.ndarray, place: Rows, layers: list[int]) -> np.ndarray:
-    """Return `[row, …]` with the values `[layer, …]` of some layers in their rows, NaN elsewhere."""
+    """Return `[row, …]` with some layers' values `[layer, …]` in their rows, else NaN."""
     drawn = np.full((place.total, *values.shape[1:]), np.nan, np.float32)
     for layer in layers:
         drawn[place.position[layer]] = values[layer]

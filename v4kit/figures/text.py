@@ -9,7 +9,6 @@ import numpy as np
 import plotly.graph_objects as go
 
 from v4kit.core import HASH, NONE
-from v4kit.errors import InputError
 from v4kit.figures.barcode import ceiling
 from v4kit.figures.colouring import Leaders, leaders, leading
 from v4kit.figures.labels import escape
@@ -21,6 +20,7 @@ from v4kit.figures.reading import (
     facts,
     last_learned,
     layer_of,
+    page_of,
 )
 from v4kit.figures.rows import nothing, title
 from v4kit.figures.theme import (
@@ -111,24 +111,23 @@ def routing_text(
         _by_expert(figure, trace, part, expert_of(trace, expert), colours)
         main = f"Text by expert {expert} of layer {layer}"
         detail = f"chance {known.chance:.2%} of tokens"
+    if not (part.routing.experts != NONE).any():
+        detail = "none of these tokens was routed"
     stop = part.start + len(part.places)
     pages = -(-len(trace) // PAGE)
     rows = f"tokens {part.start:,}–{stop - 1:,} of {len(trace):,}"
     if pages > 1:
         rows += f", page {page} of 0–{pages - 1}"
     kind = "hash-routed layer" if known.kinds[layer] == HASH else ""
-    figure.update_layout(title=title(main, known.model, kind, rows, detail), **_layout(part, colours, legend=expert is None))
+    figure.update_layout(
+        title=title(main, known.model, kind, rows, detail),
+        **_layout(part, colours, legend=expert is None),
+    )
     return figure
 
 
 def _page(trace: Trace, known: Facts, layer: int, page: int) -> _Page:
-    pages = -(-len(trace) // PAGE)
-    if not isinstance(page, int) or not 0 <= page < pages:
-        raise InputError(
-            f"The text has {pages} pages of {PAGE:,} tokens; there is no page {page!r}. "
-            f"Give a page from 0 to {pages - 1}."
-        )
-    start, stop = page * PAGE, min((page + 1) * PAGE, len(trace))
+    start, stop = page_of(trace, page, size=PAGE)
     tokens = trace.tokens.iloc[start:stop]
     documents = tokens["document"].to_numpy()
     breaks = np.flatnonzero(np.diff(documents)) + 1
@@ -136,28 +135,26 @@ def _page(trace: Trace, known: Facts, layer: int, page: int) -> _Page:
     return _Page(start, layer, block(trace, start, stop, layer=layer), places, known)
 
 
-def _by_layer(
-    figure: go.Figure, trace: Trace, part: _Page, found: Leaders, colours: Theme
-) -> None:
+def _by_layer(figure: go.Figure, trace: Trace, part: _Page, found: Leaders, colours: Theme) -> None:
     """Add one trace of bars per colour, so that the legend can say what it means."""
-    first = leading(part.routing, part.known)
+    first = leading(part.routing)
     groups = [
         (f"expert {expert}: {count:,} ({count / found.tokens:.0%})", colour, first == expert)
         for expert, count, colour in zip(found.top, found.counts, CATEGORIES, strict=False)
     ]
     rest = found.tokens - sum(found.counts)
     grey = (first != NONE) & ~np.isin(first, found.top)
-    groups.append((f"all others: {rest:,} ({rest / max(found.tokens, 1):.0%})", colours.other, grey))
+    groups.append(
+        (f"all others: {rest:,} ({rest / max(found.tokens, 1):.0%})", colours.other, grey)
+    )
     groups.append(("not routed", colours.paper, first == NONE))
     for name, colour, chosen in groups:
         rows, look = np.flatnonzero(chosen), (name, colours.paper)
         if len(rows):
-            figure.add_trace(_bars(trace, part, rows, first, [colour] * len(rows), look))
+            figure.add_trace(_bars(trace, part, rows, first, [colour] * len(rows), look=look))
 
 
-def _by_expert(
-    figure: go.Figure, trace: Trace, part: _Page, expert: int, colours: Theme
-) -> None:
+def _by_expert(figure: go.Figure, trace: Trace, part: _Page, expert: int, colours: Theme) -> None:
     """Add one trace of bars coloured by the weight of an expert, and its colour bar."""
     known, routing = part.known, part.routing
     used = routing.experts == expert
@@ -167,12 +164,12 @@ def _by_expert(
     chosen = np.where(used.any(axis=1), expert, NONE)
     if routing.weights is None:
         fills = [steps[3] if hit else colours.paper for hit in used.any(axis=1)]
-        figure.add_trace(_bars(trace, part, rows, chosen, fills, look))
+        figure.add_trace(_bars(trace, part, rows, chosen, fills, look=look))
         return
     top = ceiling(known, routing.weights)
     weights = np.where(used, np.nan_to_num(routing.weights), 0).sum(axis=1)
     fills = [colour_at(tints, float(weight) / top) for weight in weights]
-    figure.add_trace(_bars(trace, part, rows, chosen, fills, look))
+    figure.add_trace(_bars(trace, part, rows, chosen, fills, look=look))
     figure.add_trace(
         go.Scatter(
             x=[None], y=[None], mode="markers", hoverinfo="skip", showlegend=False,
@@ -194,6 +191,7 @@ def _bars(
     rows: np.ndarray,
     chosen: np.ndarray,
     fills: list[str],
+    *,
     look: tuple[str, str],
 ) -> go.Bar:
     """Return tokens as bars that carry their text."""

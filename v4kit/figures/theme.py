@@ -8,6 +8,7 @@ lightness, so that they survive a grey print.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import plotly.graph_objects as go
@@ -166,7 +167,7 @@ def scale(steps: tuple[str, ...], anchor: float | None = None) -> Scale:
 def colour_at(colours: Scale, place: float) -> str:
     """Return the colour of a scale at a place between 0 and 1."""
     place = min(max(place, 0.0), 1.0)
-    for (low, first), (high, second) in zip(colours, colours[1:], strict=False):
+    for (low, first), (high, second) in pairwise(colours):
         if place <= high:
             share = (place - low) / (high - low) if high > low else 0.0
             return _mix(first, second, share)

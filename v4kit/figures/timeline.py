@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from v4kit.core import HASH, NONE
 from v4kit.figures.barcode import ceiling
 from v4kit.figures.labels import token_label, visible
-from v4kit.figures.reading import BLOCK, Facts, Span, block, bounds, facts, layer_of
+from v4kit.figures.reading import Facts, Span, block, blocks, bounds, facts, layer_of
 from v4kit.figures.rows import nothing, title
 from v4kit.figures.theme import Theme, ThemeName, scale, template, theme_of
 from v4kit.trace import Trace
@@ -95,10 +95,7 @@ def layer_timeline(
 
 def _read(trace: Trace, layer: int, rows: tuple[int, int]) -> _Layer:
     start, stop = rows
-    parts = [
-        block(trace, first, min(first + BLOCK, stop), layer=layer)
-        for first in range(start, stop, BLOCK)
-    ]
+    parts = [block(trace, first, end, layer=layer) for first, end in blocks(start, stop)]
     if not parts:
         return _Layer(layer, start, np.zeros((0, facts(trace).top_k), int), None)
     weights = [part.weights for part in parts if part.weights is not None]

@@ -43,6 +43,12 @@ EFFORTS: dict[str, dict[str, str]] = {
 Message = Mapping[str, Any]
 
 
+def edition_of(config: Any) -> str:
+    """Return the generation of a checkpoint: configs since "0731" speak of DSpark."""
+    later = any(key.startswith("dspark_") for key in config.to_dict())
+    return "0731" if later else "preview"
+
+
 def encode(
     messages: Sequence[Message], thinking: str | None = None, *, edition: str = "0731"
 ) -> str:

@@ -25,7 +25,7 @@ class _Float32View:
 
     @property
     def weight(self) -> Tensor:
-        return self._router.weight.float()  # type: ignore[operator, union-attr, return-value]
+        return self._router.get_parameter("weight").float()
 
 
 def run_in_float32(routers: Iterable[nn.Module]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from v4kit.arch import describe
-from v4kit.errors import InputError, ModelNotFound
+from v4kit.arch import FAMILIES, describe
+from v4kit.errors import InputError, ModelError, ModelNotFound, UnsupportedModel
 
 TINY = Path(__file__).parent / "tiny"
 """Folder of the small trained model that ships with the kit."""
@@ -66,23 +66,17 @@ def load_transformers(
     Raises:
         ModelNotFound: There is no such folder or hub id, or it can't be reached.
         UnsupportedModel: The model is dense or of a family that the table lacks.
+        ModelError: The weights are damaged, fit another config, or do not fit into memory.
         InputError: The dtype or the device map can't be used.
     """
     torch_dtype = resolve_dtype(dtype)
     config = read_config(name, revision=revision)
     describe(config)
     source = _source(name)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     options = _options(revision)
     placement = _placement(device_map, max_memory, offload_folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=torch_dtype, **placement, **options
-        )
-    except OSError as error:
-        raise _not_found(source, error) from error
+    tokenizer = _tokenizer(source, options)
+    model = _weights(source, {**options, **placement, "config": config, "dtype": torch_dtype})
     commit = getattr(config, "_commit_hash", None)
     return Loaded(model.eval(), tokenizer, "tiny" if source == str(TINY) else source, commit)
 
@@ -92,6 +86,7 @@ def read_config(name: str | Path | None, *, revision: str | None = None) -> Any:
 
     Raises:
         ModelNotFound: There is no such folder or hub id, or it can't be reached.
+        UnsupportedModel: transformers knows no such architecture.
     """
     from transformers import AutoConfig
 
@@ -99,8 +94,45 @@ def read_config(name: str | Path | None, *, revision: str | None = None) -> Any:
     _check_folder(source)
     try:
         return AutoConfig.from_pretrained(source, **_options(revision))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _not_found(source, error) from error
+    except (ValueError, KeyError) as error:
+        raise UnsupportedModel(
+            f"The config of {source!r} describes no model that transformers knows: "
+            f"{_reason(error)} Families that work: {', '.join(sorted(FAMILIES))}."
+        ) from error
+
+
+def _tokenizer(source: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise ModelNotFound(
+            f"{source!r} has no tokenizer that can be read: {_reason(error)} "
+            "Save the model's tokenizer into the same folder."
+        ) from error
+
+
+def _weights(source: str, options: dict[str, Any]) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(source, **options)
+    except OSError as error:
+        raise _not_found(source, error) from error
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"The weights of {source!r} could not be loaded: {_reason(error)} "
+            "Check that the files are whole, belong to the config and fit into memory."
+        ) from error
+    except (ValueError, AssertionError) as error:
+        raise InputError(
+            f"{source!r} can't be placed as asked (device_map, max_memory, offload_folder): "
+            f"{_reason(error)} Weights that stay on disk need an offload_folder."
+        ) from error
 
 
 def _options(revision: str | None) -> dict[str, Any]:
@@ -109,7 +141,10 @@ def _options(revision: str | None) -> dict[str, Any]:
 
 
 def _source(name: str | Path | None) -> str:
-    return str(TINY if name is None or name == "tiny" else Path(name).expanduser())
+    """Return a folder or a hub id as text; "./name" stays what it is, a folder."""
+    if name is None or name == "tiny":
+        return str(TINY)
+    return str(Path(name).expanduser()) if str(name).startswith("~") else str(name)
 
 
 def _check_folder(source: str) -> None:
@@ -147,9 +182,14 @@ def _placement(
     return placement
 
 
+def _reason(error: Exception) -> str:
+    """Return the first line of what an error says, as a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(" .:!") + "."
+
+
 def _not_found(source: str, error: Exception) -> ModelNotFound:
-    reason = str(error).strip().splitlines()[0]
     return ModelNotFound(
-        f"{source!r} could not be loaded: {reason} "
+        f"{source!r} could not be loaded: {_reason(error)} "
         'Give "tiny", a folder that holds a model, or a hub id that this machine can reach.'
     )

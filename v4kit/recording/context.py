@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from v4kit.arch import describe, family_of
-from v4kit.core import Record
+from v4kit.core import Record, to_record
 from v4kit.errors import InputError
 from v4kit.recording.likelihood import Likelihood
 from v4kit.recording.meta import model_name, trace_meta
@@ -47,8 +47,10 @@ class Recording:
         self._tokenizer = tokenizer
         self._architecture = describe(hf_model.config)
         family = family_of(hf_model.config)
-        self._routers = find_routers(hf_model, family, self._architecture)
-        self._recorder = RoutingRecorder(self._routers, family, self._architecture, record)
+        routers = find_routers(hf_model, family, self._architecture)
+        name = model_name(hf_model)
+        self._meta = trace_meta(hf_model, self._architecture, routers, name=name)
+        self._recorder = RoutingRecorder(routers, family, self._architecture, record)
         self._documents: list[_Document] = []
         self._of_cache: WeakKeyDictionary[Any, list[_Document]] = WeakKeyDictionary()
         self._guarded: WeakSet[Any] = WeakSet()
@@ -74,11 +76,14 @@ class Recording:
         mask = given.get("attention_mask")
         if isinstance(mask, Tensor) and mask.ndim == 2:
             _check_mask(mask, given["input_ids"].shape[1])
-        cache: Any = given.get("past_key_values")
+        self._guard(given.get("past_key_values"))
+        self._inputs = given
+
+    def _guard(self, cache: Any) -> None:
+        """Let a cache refuse to change the places of its rows."""
         if hasattr(cache, "reorder_cache"):
             cache.reorder_cache = _refuse_beams
             self._guarded.add(cache)
-        self._inputs = given
 
     def close(self) -> None:
         """Leave the caches as they were."""
@@ -120,6 +125,7 @@ class Recording:
         self._documents += documents
         if cache is not None:
             self._of_cache[cache] = documents
+            self._guard(cache)
         return documents
 
     def _after_model(self, _module: Any, _inputs: Any, output: Any) -> None:
@@ -158,9 +164,7 @@ class Recording:
         arrays = self._recorder.arrays(len(self._rows))
         order = sorted(range(len(self._rows)), key=self._rows.__getitem__)
         arrays = {n: a if n == "bias" else a[np.array(order, int)] for n, a in arrays.items()}
-        name = model_name(self._hf)
-        meta = trace_meta(self._hf, self._architecture, self._routers, name=name)
-        return make_trace(dict(columns), arrays, meta)
+        return make_trace(dict(columns), arrays, self._meta)
 
 
 def _check_mask(mask: Tensor, length: int) -> None:
@@ -200,7 +204,7 @@ def record(
         UnsupportedModel: The model is dense or of a family that the kit can't read.
         InputError: A call with left padding, `inputs_embeds` or beam search.
     """
-    recording = Recording(hf_model, record or Record(), tokenizer)
+    recording = Recording(hf_model, to_record(record), tokenizer)
     handle = hf_model.base_model.register_forward_pre_hook(recording.before, with_kwargs=True)
     try:
         with attached(recording.hooks()):

@@ -104,7 +104,7 @@ class RoutingRecorder:
     def _layer_bias(self, layer: int, logits: Tensor) -> Tensor:
         """Return the selection bias `[expert]`; it is a buffer, so it is real under offload too."""
         name = self._family.bias
-        bias = getattr(self._routers[layer], name, None) if name else None
+        bias: Tensor | None = getattr(self._routers[layer], name, None) if name else None
         if bias is None:
             return logits.new_zeros(logits.shape[-1])
         if layer not in self._bias:
@@ -114,7 +114,8 @@ class RoutingRecorder:
     def last(self, name: str = "experts") -> np.ndarray:
         """Return the last committed row `[layer, …]` of a variable; −1 or NaN without router."""
         sample = {layers: rows.last(name) for layers, rows in self._groups.items()}
-        return self._spread(name, {k: v[None] for k, v in sample.items()}, 1)[0]
+        row: np.ndarray = self._spread(name, {k: v[None] for k, v in sample.items()}, 1)[0]
+        return row
 
     def arrays(self, length: int) -> dict[str, np.ndarray]:
         """Return the variables `[token, layer, …]` over `length` rows, missing ones filled."""

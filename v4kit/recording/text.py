@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable
 from typing import Any
 
+_PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_OTHERS = (byte for byte in range(256) if byte not in _PRINTABLE)
+_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + n): b for n, b in enumerate(_OTHERS)}
+"""Byte-level vocabularies write a byte as itself if it prints, else as a letter from U+0100 on."""
+
 
 class TokenText:
-    """Turns ids into text piece by piece; a character split over tokens goes to its last token."""
+    """Turns ids into text piece by piece; a character split over tokens goes to its last token.
+
+    Tokens of byte-level tokenizers are bytes, and their text is told apart from unfinished
+    characters exactly. For all others the tokenizer's own stream is asked, which takes a U+FFFD of
+    the text for an unfinished character until the next token comes.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
-        from tokenizers.decoders import DecodeStream
+        from tokenizers.decoders import ByteLevel, DecodeStream
 
         self._backend = tokenizer.backend_tokenizer
         self._stream = DecodeStream(skip_special_tokens=False)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._bytewise = isinstance(self._backend.decoder, ByteLevel)
 
     def step(self, token: int) -> str:
         """Return the text that this token completes; empty if it completes none."""
-        return self._stream.step(self._backend, token) or ""
+        if not self._bytewise:
+            return self._stream.step(self._backend, token) or ""
+        name = self._backend.id_to_token(token) or ""
+        literal = any(character not in _BYTES for character in name)
+        return self._utf8.decode(name.encode() if literal else bytes(_BYTES[c] for c in name))
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:

@@ -177,17 +177,17 @@ class _Files:
     def json(self, names: list[str]) -> list[Any]:
         """Return the contents of JSON members."""
         if self._members is None:
-            return [_json((self._path / name).open("rb")) for name in names]
+            paths = [self._path / name for name in names]
+            return [_json(path.open("rb"), path.stat().st_size) for path in paths]
         with zipfile.ZipFile(self._path) as archive:
-            return [_json(archive.open(name)) for name in names]
+            return [_json(archive.open(n), archive.getinfo(n).file_size) for n in names]
 
 
-def _json(file: IO[bytes]) -> Any:
+def _json(file: IO[bytes], size: int) -> Any:
     with file:
-        data = file.read(_JSON_BYTES + 1)
-    if len(data) > _JSON_BYTES:
-        raise ValueError("a JSON member is too large")
-    return json.loads(data)
+        if size > _JSON_BYTES:
+            raise ValueError(f"{file.name} has {size:,} bytes")
+        return json.loads(file.read(size))
 
 
 class _OnDisk:

@@ -84,7 +84,11 @@ EXPERT_IDS = ("experts", "runner_up")
 
 
 def routing_dataset(arrays: dict[str, Any], meta: dict[str, Any]) -> xr.Dataset:
-    """Return the routing Dataset of arrays by variable name, with coordinates from the meta."""
+    """Return the routing Dataset of arrays by variable name, with coordinates from the meta.
+
+    Raises:
+        TraceFormatError: The arrays' sizes do not agree.
+    """
     architecture = meta["architecture"]
     layers = architecture["layers"]
     coords: dict[str, Any] = {
@@ -98,7 +102,12 @@ def routing_dataset(arrays: dict[str, Any], meta: dict[str, Any]) -> xr.Dataset:
         name: (BY_NAME[name].dims, array, {"meaning": BY_NAME[name].meaning})
         for name, array in arrays.items()
     }
-    return xr.Dataset(data, coords=coords)
+    try:
+        return xr.Dataset(data, coords=coords)
+    except ValueError as error:
+        raise TraceFormatError(
+            f"The arrays of the trace have shapes that do not agree ({error}). Make it again."
+        ) from error
 
 
 def check_meta(meta: Any) -> None:

@@ -204,15 +204,15 @@ class TraceWriter:
         for column in schema.COLUMNS:
             path, series = f"tokens/{column.name}", tokens[column.name]
             if column.dtype == "text":
-                encoded = [text.encode() for text in schema.plain_text(series.fillna(""))]
+                encoded = [text.encode() for text in schema.plain_text(series.fillna("").tolist())]
                 sizes = np.cumsum([len(text) for text in encoded], dtype=np.int64)
                 values[f"{path}_end"] = sizes + self._ends.get(f"{path}_bytes", 0)
                 values[f"{path}_bytes"] = np.frombuffer(b"".join(encoded), np.uint8)
             elif column.dtype == "code":
                 codes = self._codes[column.name]
-                texts = schema.plain_text(series.fillna(column.missing))
-                coded = [codes.setdefault(text, len(codes)) for text in texts]
-                values[path] = np.array(coded, np.int32)
+                numbers, texts = pd.factorize(series.fillna(column.missing))
+                known = [codes.setdefault(t, len(codes)) for t in schema.plain_text(texts)]
+                values[path] = np.array(known, np.int32)[numbers]
             else:
                 values[path] = schema.exactly(column.name, series.to_numpy(), column.dtype)
         return values
