@@ -8,11 +8,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+_STATUS = Path("/proc/self/status")
+_RESET = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Times:
     """Seconds of all the process's threads."""
 
 
-def interleaved(arms: dict[str, Callable[[], object]], *, rounds: int) -> dict[str, Times]:
+def interleaved(arms: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, Times]:
     """Return the times of arms that take turns, so that all of them see the same machine.
 
     A first round warms up and is not counted; each round begins with another arm.
@@ -55,15 +57,28 @@ def ratio(times: dict[str, Times], arm: str, baseline: str, *, clock: str = "cpu
     return f"{middle:.2f} ({low:.2f}–{high:.2f})"
 
 
-def memory() -> tuple[float, float]:
-    """Return the memory in use, and the most there was since the process began, in MB."""
-    status = Path("/proc/self/status")
-    if not status.exists():
+def extra_memory(work: Callable[[], object]) -> float:
+    """Return the most memory in MB that some work took beyond what the process had before it.
+
+    Where the system can't be asked for the peak since now, it is that since the process began.
+    """
+    gc.collect()
+    before, _ = _memory()
+    if _RESET.exists():
+        _RESET.write_text("5")
+    work()
+    return _memory()[1] - before
+
+
+def _memory() -> tuple[float, float]:
+    """Return the memory in use, and the most there was, in MB."""
+    if not _STATUS.exists():
         import resource
 
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return float("nan"), peak / (1e6 if sys.platform == "darwin" else 1e3)
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        unit = 1e6 if sys.platform == "darwin" else 1e3
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        return peak, peak
+    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
     now, most = (float(lines[key].split()[0]) / 1e3 for key in ("VmRSS", "VmHWM"))
     return now, most
 

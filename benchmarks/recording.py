@@ -5,22 +5,16 @@ Run `python -m benchmarks.recording`. All arms take turns in one process, on one
 
 from __future__ import annotations
 
-import os
-
-# Read once, when torch is imported.
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"
-
 import argparse
+import importlib
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Times, elsewhere, interleaved, memory, ratio, table
+from benchmarks.measure import Times, elsewhere, extra_memory, interleaved, ratio, table
 
 PROMPT = "Once upon a time, there was a little girl who lived in a small house near the sea."
 
@@ -28,10 +22,12 @@ PROMPT = "Once upon a time, there was a little girl who lived in a small house n
 def load(options: argparse.Namespace) -> Any:
     """Return the tiny model, or the one in a folder, that never stops by itself."""
     import torch
+    from transformers.utils import logging
 
     import v4kit
 
     torch.set_num_threads(1)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if options.model is None:
         model = v4kit.load()
     else:
@@ -124,7 +120,7 @@ def first_token(options: argparse.Namespace) -> None:
 
     imported = time.perf_counter()
     if options.model is None:
-        from transformers.models.deepseek_v4 import modeling_deepseek_v4  # noqa: F401
+        importlib.import_module("transformers.models.deepseek_v4.modeling_deepseek_v4")
     loading = time.perf_counter()
     model = load(options)
     loaded = time.perf_counter()
@@ -148,11 +144,7 @@ def peak(options: argparse.Namespace) -> None:
     model = load(options)
     prefill(model, 300)["in chunks, recorded"]()
     work = prefill(model, options.prefill)[options.peak]
-    before, _ = memory()
-    if Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")
-    work()
-    print(json.dumps({"MB": memory()[1] - before}))
+    print(json.dumps({"MB": extra_memory(work)}))
 
 
 def arguments() -> argparse.Namespace:

@@ -12,10 +12,11 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import elsewhere, interleaved, memory, ratio, table
+from benchmarks.measure import elsewhere, extra_memory, interleaved, ratio, table
 from v4kit import figures, open_trace
 from v4kit.trace import Trace, make_trace
 from v4kit.trace.store import TraceWriter
@@ -24,6 +25,7 @@ DOCUMENT = 500
 """Tokens of a document."""
 FLUSH = 4_096
 """Tokens between two flushes."""
+SHAPE = ("tokens", "layers", "slots", "experts")
 NUMPY = ("experts", "weights", "scores", "margin", "runner_up", "bias_flips")
 
 
@@ -91,9 +93,16 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
         return {name: file[name] for name in file.files}
 
 
+def read_rows(file: Path, rows: int | None) -> Trace:
+    """Return the first rows of a trace, or all, read into memory."""
+    trace = open_trace(file)[:rows]
+    trace.routing.load()
+    return trace
+
+
 def tasks(trace: Trace, scratch: Path) -> dict[str, Callable[[], object]]:
     """Return what is timed, by name; the files that reading needs are there after one round."""
-    arrays = {name: trace.routing[name].to_numpy() for name in NUMPY}
+    arrays: dict[str, Any] = {name: trace.routing[name].to_numpy() for name in NUMPY}
     file, folder, npz = scratch / "a.v4trace", scratch / "folder", scratch / "a.npz"
     return {
         "numpy.savez": lambda: np.savez(npz, **arrays),
@@ -101,8 +110,8 @@ def tasks(trace: Trace, scratch: Path) -> dict[str, Callable[[], object]]:
         "write as it grows": lambda: write_growing(pieces(trace), folder),
         "numpy.load": lambda: load_npz(npz),
         "open": lambda: open_trace(file),
-        "open and read all": lambda: open_trace(file).routing.load(),
-        "open and read 1,000 tokens": lambda: open_trace(file)[:1_000].routing.load(),
+        "open and read all": lambda: read_rows(file, None),
+        "open and read 1,000 tokens": lambda: read_rows(file, 1_000),
         "open and draw the map": lambda: figures.routing_map(open_trace(file)),
         "open and draw the load": lambda: figures.expert_load(open_trace(file)),
     }
@@ -116,8 +125,8 @@ def peak(task: str, scratch: Path, options: argparse.Namespace) -> None:
         made = (random_trace(DOCUMENT, options, seed=i, document=i) for i in range(count))
         write_growing((random_trace(DOCUMENT, options) for _ in range(2)), scratch / "warm")
 
-        def work() -> object:
-            return write_growing(made, scratch / "folder")
+        def work() -> None:
+            write_growing(made, scratch / "folder")
 
     else:
         reading = task.startswith("open") or task == "numpy.load"
@@ -125,15 +134,12 @@ def peak(task: str, scratch: Path, options: argparse.Namespace) -> None:
         random_trace(10, options).save(scratch / "warm.v4trace")
         figures.routing_map(open_trace(scratch / "warm.v4trace"))
         work = tasks(trace, scratch)[task]
-    before, _ = memory()
-    Path("/proc/self/clear_refs").write_text("5") if Path("/proc/self/clear_refs").exists() else 0
-    work()
-    print(json.dumps({"MB": memory()[1] - before}))
+    print(json.dumps({"MB": extra_memory(work)}))
 
 
 def arguments() -> argparse.Namespace:
     """Return the command line's options."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--layers", type=int, default=43)
     parser.add_argument("--slots", type=int, default=6)
@@ -144,48 +150,44 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def measured(options: argparse.Namespace, scratch: Path) -> Iterator[list[str]]:
+    """Yield a line of the table per task."""
+    times = interleaved(
+        tasks(random_trace(options.tokens, options), scratch), rounds=options.rounds
+    )
+    folder = (file for file in (scratch / "folder").rglob("*") if file.is_file())
+    sizes = {
+        "numpy.savez": (scratch / "a.npz").stat().st_size,
+        "save": (scratch / "a.v4trace").stat().st_size,
+        "write as it grows": sum(file.stat().st_size for file in folder),
+    }
+    shape = [f"--{name}={getattr(options, name)}" for name in SHAPE]
+    for task, taken in times.items():
+        used = elsewhere("benchmarks.trace_store", *shape, "--peak", task, "--folder", scratch)
+        baseline = "numpy.savez" if task in sizes else "numpy.load"
+        yield [
+            task,
+            f"{statistics.median(taken.wall):.2f}",
+            f"{statistics.median(taken.cpu):.2f}",
+            ratio(times, task, baseline),
+            f"{sizes[task] / 1e6:,.0f}" if task in sizes else "",
+            f"{used['MB']:,.0f}",
+        ]
+
+
 def main() -> None:
     """Print the table."""
     options = arguments()
     if options.peak:
         peak(options.peak, Path(options.folder), options)
         return
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        scratch = Path(name)
-        trace = random_trace(options.tokens, options)
-        held = trace.routing.nbytes / 1e6
-        arms = tasks(trace, scratch)
-        times = interleaved(arms, rounds=options.rounds)
-        del trace, arms
-        sizes = {
-            "numpy.savez": (scratch / "a.npz").stat().st_size,
-            "save": (scratch / "a.v4trace").stat().st_size,
-            "write as it grows": sum(
-                p.stat().st_size for p in (scratch / "folder").rglob("*") if p.is_file()
-            ),
-        }
-        rows = []
-        shape = [f"--{k}={getattr(options, k)}" for k in ("tokens", "layers", "slots", "experts")]
-        for task, taken in times.items():
-            used = elsewhere("benchmarks.trace_store", *shape, "--peak", task, "--folder", scratch)
-            rows.append(
-                [
-                    task,
-                    f"{statistics.median(taken.wall):.2f}",
-                    f"{statistics.median(taken.cpu):.2f}",
-                    ratio(
-                        times, task, "numpy.savez" if task in sizes else "numpy.load", clock="wall"
-                    ),
-                    f"{sizes[task] / 1e6:,.0f}" if task in sizes else "",
-                    f"{used['MB']:,.0f}",
-                ]
-            )
+    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+        lines = list(measured(options, Path(scratch)))
     print(
-        f"{options.tokens:,} tokens × {options.layers} layers × {options.slots} slots of "
-        f"{options.experts} experts, random; {held:,.0f} MB of routing in memory; "
-        f"medians of {options.rounds} rounds\n"
+        f"{options.tokens:,} random tokens × {options.layers} layers × {options.slots} slots of "
+        f"{options.experts} experts; medians of {options.rounds} rounds\n"
     )
-    print(table(["task", "seconds", "CPU s", "÷ numpy", "file MB", "extra MB"], rows))
+    print(table(["task", "seconds", "CPU s", "÷ numpy", "file MB", "extra MB"], lines))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ and next tokens differ from token to token.
 """
 
 import functools
-import os
 from typing import Any
 
 import torch
@@ -192,15 +191,9 @@ def random_model(family: str) -> v4kit.Model:
 
 @functools.cache
 def tiny() -> v4kit.Model:
-    """The model that ships with the kit.
-
-    While it is being trained, `V4KIT_TINY` may name a folder with a model of its shape.
-    """
-    folder = os.environ.get("V4KIT_TINY")
-    assert folder or (TINY / "model.safetensors").is_file(), (
-        f"{TINY} lacks the small model's weights: the package is not whole."
-    )
-    return v4kit.load(folder)
+    """The model that ships with the kit; without its weights the package is not whole."""
+    assert (TINY / "model.safetensors").is_file(), f"The weights are missing in {TINY}."
+    return v4kit.load()
 
 
 def model(name: str) -> v4kit.Model:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PROMPTS = {
     "narrative": "And the Lord said to Moses, ",
-    "python": "def add(self, other):\n",
+    "python": "    def __init__(self",
     "verse": "春夜\n李白\n",
 }
 """Label → prompt, from three of the domains that the small model knows."""

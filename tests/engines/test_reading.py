@@ -162,7 +162,7 @@ def test_killed_process_leaves_what_was_flushed(tmp_path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", KILLED, str(whole), str(killed)],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root), "V4KIT_TINY": ""},
+        env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
         timeout=300,

@@ -88,6 +88,12 @@ class TestTopP:
             sampler = Sampler(Sampling(temperature=1.0, top_p=top_p, seed=0))
             assert {sampler.draw(logits) for _ in range(300)} == expected, top_p
 
+    def test_mass_that_is_met_exactly(self) -> None:
+        """Two of four equal tokens are half of the mass; the lower ids count first."""
+        for top_p, expected in ((0.25, {0}), (0.5, {0, 1}), (0.75, {0, 1, 2})):
+            sampler = Sampler(Sampling(temperature=1.0, top_p=top_p, seed=0))
+            assert {sampler.draw(torch.zeros(4)) for _ in range(100)} == expected
+
     def test_frequencies(self) -> None:
         """Within the set, tokens come as often as their renormalised probabilities say."""
         logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()

@@ -43,6 +43,11 @@ class Stream(Iterator[Step]):
     def __next__(self) -> Step:
         if self.stop_reason is not None:
             raise StopIteration
+        token, text = self._advance()
+        return Step(token, text, self._session.fed - 1, self._session.experts())
+
+    def _advance(self) -> tuple[int, str]:
+        """Sample a token; return it with the text it completes."""
         session = self._session
         try:
             while True:
@@ -56,7 +61,7 @@ class Stream(Iterator[Step]):
         token = self._sampler.draw(logits)
         text = session.append(token)
         self.stop_reason = self._ending(token)
-        return Step(token, text, session.fed - 1, session.experts())
+        return token, text
 
     def _ending(self, token: int) -> str | None:
         session, sampling = self._session, self._sampling
@@ -82,7 +87,11 @@ class Stream(Iterator[Step]):
 
     def finish(self, on_step: Callable[[Step], object] | None = None) -> Self:
         """Run to the end, telling `on_step` of every step."""
-        for step in self:
-            if on_step is not None:
+        if on_step is None:
+            # Nobody asks for the experts of single steps, which are cheaper to tell together.
+            while self.stop_reason is None:
+                self._advance()
+        else:
+            for step in self:
                 on_step(step)
         return self

@@ -31,19 +31,19 @@ class Rows:
             blocks = self._blocks.setdefault(name, [])
             done = 0
             while done < count:
-                used = self._length + done - BLOCK * (len(blocks) - 1)
-                if not blocks or used == BLOCK:
+                # By position, so that rows of an append that was interrupted are written over.
+                number, used = divmod(self._length + done, BLOCK)
+                if number == len(blocks):
                     blocks.append(value.new_empty((BLOCK, *value.shape[1:])))
-                    used = 0
                 take = min(count - done, BLOCK - used)
-                blocks[-1][used : used + take].copy_(value[done : done + take])
+                blocks[number][used : used + take].copy_(value[done : done + take])
                 done += take
         self._length += count
 
     def last(self, name: str) -> np.ndarray:
         """Return the last row of a variable."""
-        used = self._length - BLOCK * (len(self._blocks[name]) - 1)
-        return self._blocks[name][-1][used - 1].cpu().numpy()
+        number, used = divmod(self._length - 1, BLOCK)
+        return self._blocks[name][number][used].cpu().numpy()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all rows `[token, …]` by variable name, copied off the device at once each."""

@@ -17,13 +17,16 @@ from v4kit.trace.schema import BY_NAME
 
 _AT_ONCE = 1_024
 """Tokens up to which a pass's layers are reduced together: cheaper, but keeps all logits."""
+_TOGETHER = 64
+"""Tokens that short passes wait for: to reduce a single one costs as much as to reduce them all."""
 
 
 class RoutingRecorder:
     """Collects what routers return; a pass counts once `commit` is called after it.
 
-    The hooks keep references only. What is stored is computed once per pass for all layers of a
-    device together, so that recording adds a handful of operations, not a handful per layer.
+    The hooks keep references only, and `commit` copies. What is stored is computed for all layers
+    of a device and for many short passes together, so that recording a decoded token adds a handful
+    of operations, not a handful per layer.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class RoutingRecorder:
         self._record = record
         self._pending: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._reduced: dict[int, dict[str, Tensor]] = {}
+        self._waiting: dict[tuple[int, ...], list[list[Tensor]]] = {}
         self._groups: dict[tuple[int, ...], Rows] = {}
         self._bias: dict[int, np.ndarray] = {}
 
@@ -50,9 +54,8 @@ class RoutingRecorder:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             self._pending[layer] = output
             if len(output[0]) > _AT_ONCE:
-                self._reduced[layer] = {
-                    name: value.clone() for name, value in self._reduce([layer]).items()
-                }
+                values = self._reduce((layer,), self._raw((layer,)))
+                self._reduced[layer] = {name: value.clone() for name, value in values.items()}
                 del self._pending[layer]
 
         return hook
@@ -64,12 +67,38 @@ class RoutingRecorder:
 
     def commit(self, rows: Tensor | None = None) -> None:
         """Make the last pass count: all its tokens, or those of `rows` in that order."""
+        if self._reduced:
+            self._settle()
         for layers in self._by_device():
-            values = self._joined(layers) if self._reduced else self._reduce(list(layers))
-            if rows is not None:
-                values = {name: value[rows.to(value.device)] for name, value in values.items()}
-            self._groups.setdefault(layers, Rows()).append(values)
+            if self._reduced:
+                values = self._joined(layers)
+                if rows is not None:
+                    values = {name: value[rows.to(value.device)] for name, value in values.items()}
+                self._groups.setdefault(layers, Rows()).append(values)
+            else:
+                self._wait(layers, rows)
         self.discard()
+
+    @torch.no_grad()
+    def _wait(self, layers: tuple[int, ...], rows: Tensor | None) -> None:
+        """Keep a copy of what the routers of a pass returned until enough tokens are there."""
+        raw = self._raw(layers)
+        if rows is not None:
+            raw = [part[:, rows.to(part.device)] for part in raw]
+        passes = self._waiting.setdefault(layers, [])
+        passes.append(raw)
+        if sum(part[0].shape[1] for part in passes) >= _TOGETHER:
+            self._settle()
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """Reduce what waits."""
+        for layers, passes in list(self._waiting.items()):
+            raw = passes[0]
+            if len(passes) > 1:
+                raw = [torch.cat(parts, dim=1) for parts in zip(*passes, strict=True)]
+            self._groups.setdefault(layers, Rows()).append(self._reduce(layers, raw))
+            del self._waiting[layers]
 
     def _by_device(self) -> list[tuple[int, ...]]:
         """Return the layers of the last pass, grouped by the device they are on."""
@@ -85,17 +114,22 @@ class RoutingRecorder:
         parts = [self._reduced[layer] for layer in layers]
         return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
 
+    def _raw(self, layers: tuple[int, ...]) -> list[Tensor]:
+        """Return copies of logits, weights, experts and biases of the last pass, layers first."""
+        outputs = [self._pending[layer] for layer in layers]
+        raw = [torch.stack(parts) for parts in zip(*outputs, strict=True)]
+        bias = torch.stack([self._layer_bias(layer, raw[0]) for layer in layers])
+        return [*raw, bias.unsqueeze(1).expand(-1, raw[0].shape[1], -1)]
+
     @torch.no_grad()
-    def _reduce(self, layers: list[int]) -> dict[str, Tensor]:
-        logits, weights, experts = (
-            torch.stack([self._pending[layer][part] for layer in layers]) for part in range(3)
-        )
+    def _reduce(self, layers: tuple[int, ...], raw: list[Tensor]) -> dict[str, Tensor]:
+        logits, weights, experts, bias = raw
         kinds = [self._architecture.layers[layer].routing != HASH for layer in layers]
         return reduce_routing(
             logits,
             weights,
             experts,
-            bias=torch.stack([self._layer_bias(layer, logits) for layer in layers]),
+            bias=bias,
             ranked=torch.tensor(kinds, device=logits.device),
             scoring=self._family.scoring,
             routing=self._record.routing,
@@ -113,12 +147,14 @@ class RoutingRecorder:
 
     def last(self, name: str = "experts") -> np.ndarray:
         """Return the last committed row `[layer, …]` of a variable; −1 or NaN without router."""
+        self._settle()
         sample = {layers: rows.last(name) for layers, rows in self._groups.items()}
         row: np.ndarray = self._spread(name, {k: v[None] for k, v in sample.items()}, 1)[0]
         return row
 
     def arrays(self, length: int) -> dict[str, np.ndarray]:
         """Return the variables `[token, layer, …]` over `length` rows, missing ones filled."""
+        self._settle()
         groups = {layers: rows.arrays() for layers, rows in self._groups.items()}
         arrays = {
             name: self._spread(name, {k: g[name] for k, g in groups.items()}, length)

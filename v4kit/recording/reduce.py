@@ -28,13 +28,13 @@ def reduce_routing(
         logits: Router logits `[layer, token, expert]`.
         weights: Weights that were used `[layer, token, slot]`.
         experts: Experts that were used `[layer, token, slot]`.
-        bias: Bias on the selection score `[layer, expert]`; 0 where there is none.
+        bias: Bias on the selection score `[layer, token, expert]`; 0 where there is none.
         ranked: Which layers chose by score `[layer]`.
         scoring: Name of the scoring function.
         routing: "ids", "scores" or "full".
     """
     scores = SCORING[scoring](logits)
-    selection = (scores + bias.unsqueeze(1)).float()
+    selection = (scores + bias).float()
     is_ranked = ranked[:, None, None]
     order = _canonical(selection.gather(-1, experts), experts, is_ranked)
     experts = experts.gather(-1, order)
