@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +16,9 @@ from v4kit.errors import InputError, ModelError, ModelNotFound, UnsupportedModel
 
 TINY = Path(__file__).parent / "tiny"
 """Folder of the small trained model that ships with the kit."""
+
+_SMALL = 10**9
+"""Bytes of weights below which loading takes no more than seconds."""
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -120,7 +125,8 @@ def _weights(source: str, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(source, **options)
+        with _progress(Path(source)):
+            return AutoModelForCausalLM.from_pretrained(source, **options)
     except OSError as error:
         raise _not_found(source, error) from error
     except (SafetensorError, RuntimeError) as error:
@@ -133,6 +139,22 @@ def _weights(source: str, options: dict[str, Any]) -> Any:
             f"{source!r} can't be placed as asked (device_map, max_memory, offload_folder): "
             f"{_reason(error)} Weights that stay on disk need an offload_folder."
         ) from error
+
+
+@contextlib.contextmanager
+def _progress(source: Path) -> Iterator[None]:
+    """Show transformers' progress bar where there is something to wait for."""
+    from transformers.utils import logging
+
+    small = source.is_dir() and sum(f.stat().st_size for f in source.glob("*.safetensors")) < _SMALL
+    if not small or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _options(revision: str | None) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class TraceWriter:
 
     def _token_values(self, tokens: pd.DataFrame) -> dict[str, np.ndarray]:
         """Return the new elements of every array of the token table."""
-        values = {}
+        values: dict[str, np.ndarray] = {}
         for column in schema.COLUMNS:
             path, series = f"tokens/{column.name}", tokens[column.name]
             if column.dtype == "text":
