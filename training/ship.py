@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from training.settings import ARCHITECTURE, MIXTURE
 
@@ -32,6 +33,37 @@ def training_facts(state: dict[str, Any], data: Path) -> dict[str, Any]:
         "versions": {p: version(p) for p in ("torch", "transformers", "tokenizers", "numpy")},
         "corpus": manifest["files"],
     }
+
+
+def upstream_name(name: str) -> str:
+    """Return the name that a published checkpoint has for a saved tensor.
+
+    transformers reads published names, but writes some of its own.
+    """
+    name = name.removeprefix("model.").replace("embed_tokens.", "embed.")
+    return name.replace("hc_head.hc_", "hc_head_")
+
+
+def rename(file: Path) -> None:
+    """Rewrite a safetensors file with upstream names."""
+    tensors = {upstream_name(name): tensor for name, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def check(folder: Path, model: Any) -> None:
+    """Refuse to ship a folder that does not load as the model it was made from.
+
+    Raises:
+        ValueError: Keys are missing or left over, or a tensor differs.
+    """
+    loaded, info = type(model).from_pretrained(
+        folder, dtype=torch.bfloat16, output_loading_info=True
+    )
+    wrong = [key for key in info if key.endswith("_keys") and info[key]]
+    state = model.state_dict()
+    wrong += [name for name, value in loaded.state_dict().items() if not value.equal(state[name])]
+    if wrong:
+        raise ValueError(f"{folder} does not load as what was trained: {wrong}")
 
 
 def main() -> None:
@@ -53,6 +85,8 @@ def main() -> None:
     small = DeepseekV4ForCausalLM.from_pretrained(scratch, dtype=torch.bfloat16)
     options.out.mkdir(parents=True, exist_ok=True)
     small.save_pretrained(options.out)
+    rename(options.out / "model.safetensors")
+    check(options.out, small)
     shutil.rmtree(scratch)
     AutoTokenizer.from_pretrained(options.tokenizer).save_pretrained(options.out)
     facts = json.dumps(training_facts(state, options.data), indent=1, ensure_ascii=False)

@@ -128,3 +128,15 @@ def test_a_folder_deleted_meanwhile_is_an_error_not_a_value(tmp_path) -> None:
             file.unlink()
     with pytest.raises(TraceFormatError, match=r"weights.*damaged, moved or deleted"):
         opened.routing.load()
+
+
+def test_single_rows_are_read_like_any_other(tmp_path, form) -> None:
+    trace = sample(50)
+    lazy = v4kit.open_trace(keep(trace, tmp_path / "a", form)).routing
+    for row in (0, 17, -1):
+        np.testing.assert_array_equal(
+            lazy["experts"][row].to_numpy(), trace.routing["experts"].to_numpy()[row]
+        )
+    np.testing.assert_array_equal(
+        lazy["margin"][7, 1].to_numpy(), trace.routing["margin"].to_numpy()[7, 1]
+    )

@@ -35,6 +35,7 @@ def test_one_small_file_with_upstream_names():
         names = set(tensors.keys())
         kept = {tensors.get_slice(name).get_dtype() for name in names if ".ffn.experts." in name}
         assert kept == {"BF16"}
+        assert not [name for name in names if name.startswith(("model.", "lm_head"))]
         for name in ("hc_attn_fn", "attn.attn_sink", "ffn.gate.bias", "attn.compressor.ape"):
             assert tensors.get_slice(f"layers.3.{name}").get_dtype() == "F32"
     assert {

@@ -215,8 +215,11 @@ class _OnDisk:
             self._require(0, sizes[0])
         self._array = zarr.open_array(store, path=stored.path, mode="r", zarr_format=3)
 
-    def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray:
-        start, stop, _ = key[0].indices(self.shape[0])
+    def __getitem__(self, key: tuple[slice | int, ...]) -> np.ndarray:
+        rows = key[0]
+        if not isinstance(rows, slice):  # Dask asks for a single row by its number
+            rows = slice(int(rows), int(rows) + 1)
+        start, stop, _ = rows.indices(self.shape[0])
         try:
             self._require(start, stop)
             values = np.asarray(self._array[key])

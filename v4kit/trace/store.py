@@ -7,10 +7,14 @@ uncompressed zip with a small `overview.json` first.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import tempfile
+import time
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from v4kit.errors import TraceWriteError
@@ -22,6 +26,8 @@ from v4kit.trace.trace import Trace
 from v4kit.trace.writer import TraceWriter, to_json, writing
 
 __all__ = ["TraceWriter", "pack", "read", "save", "writing"]
+
+_TRIES = 100
 
 
 def save(trace: Trace, path: Path) -> Path:
@@ -40,13 +46,30 @@ def save(trace: Trace, path: Path) -> Path:
         )
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".v4trace-") as scratch:
-            folder, packed = Path(scratch, "trace"), Path(scratch, "packed")
+        with _scratch(path.parent) as scratch:
+            folder, packed = scratch / "trace", scratch / "packed"
             with TraceWriter(folder) as writer:
                 writer.append(trace)
             pack(folder, packed, writer.overview)
             packed.replace(path)
     return path
+
+
+@contextlib.contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """Give a folder beside the target, and take it away again.
+
+    After an error Zarr's threads may still write for a moment, so removing is tried again.
+    """
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=".v4trace-"))
+    try:
+        yield folder
+    finally:
+        for _ in range(_TRIES):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.05)
 
 
 def pack(folder: Path, path: Path, overview: Overview) -> None:
