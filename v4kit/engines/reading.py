@@ -15,7 +15,6 @@ from v4kit.engines.session import Session
 from v4kit.errors import InputError
 from v4kit.trace import Trace, concat, open_trace
 from v4kit.trace.schema import BY_NAME
-from v4kit.trace.store import TraceWriter
 
 if TYPE_CHECKING:
     from v4kit.engines.local import Model
@@ -87,6 +86,9 @@ def _collect(traces: Iterator[Trace]) -> Trace:
 
 
 def _write(traces: Iterator[Trace], folder: Path) -> Trace:
+    # Zarr and Dask take a second to import, which those who write nothing need not wait for.
+    from v4kit.trace.store import TraceWriter
+
     done = unflushed = 0
     with TraceWriter(folder) as writer:
         try:
