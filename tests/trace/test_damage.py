@@ -222,6 +222,20 @@ def test_arrays_that_no_writer_writes(folder, array, changes) -> None:
     refused(folder)
 
 
+@pytest.mark.parametrize("compressors", [None, zarr.codecs.GzipCodec(), zarr.codecs.BloscCodec()])
+def test_sound_arrays_of_other_codecs_are_refused(folder, compressors) -> None:
+    place = folder / "tokens" / "id"
+    zarr.create_array(
+        place,
+        data=zarr.open_array(place, mode="r")[:],
+        chunks=(8,),
+        dimension_names=["token"],
+        compressors=compressors,
+        overwrite=True,
+    )
+    refused(folder, "tokens/id is not an array of int32")
+
+
 def test_sizes_without_bounds_take_no_memory(folder) -> None:
     """Every size that a file names is bounded before anything is made of that size."""
     huge = 10**15

@@ -60,6 +60,32 @@ def test_a_layer_of_a_slice(tmp_path, form, monkeypatch) -> None:
         np.testing.assert_array_equal(found, trace[rows].routing["weights"].sel(layer=1))
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        (13,),
+        (-1,),
+        (slice(None), 1),
+        (slice(None), slice(None), 0),
+        (3, 2, 1),
+        ([1, 30, 2, 49],),
+        ([40, 3], [0, 2]),
+        (slice(None), [2, 0]),
+        (np.arange(50) % 9 == 0,),
+        (slice(5, 40, 3), -1),
+        (slice(0, 0),),
+    ],
+    ids=str,
+)
+def test_any_part_of_a_variable(tmp_path, form, monkeypatch, key) -> None:
+    monkeypatch.setattr(layout, "ROWS", 8)
+    trace = sample(50)
+    opened = v4kit.open_trace(keep(trace, tmp_path / "a", form))
+    for name in ("experts", "router_scores"):
+        part = opened.routing[name][key]
+        np.testing.assert_array_equal(part, trace.routing[name][key])
+
+
 def test_neither_torch_nor_transformers_is_loaded(tmp_path) -> None:
     path = sample(30).save(tmp_path / "a.v4trace")
     code = f"""

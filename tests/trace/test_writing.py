@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -70,6 +71,22 @@ def test_save_on_a_full_disk(tmp_path, disk) -> None:
         disk.left = 10**9
         assert listing(tmp_path) == {"a": before}
     assert_same(v4kit.open_trace(tmp_path / "a"), sample(9))
+
+
+def test_a_file_that_can_not_be_replaced(tmp_path, monkeypatch) -> None:
+    """As on Windows while another process has it open."""
+    before = sample(9).save(tmp_path / "a").read_bytes()
+    real = Path.replace
+
+    def replace(self, target):
+        if Path(target) == tmp_path / "a":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(TraceWriteError, match="Permission denied"):
+        sample(40).save(tmp_path / "a")
+    assert listing(tmp_path) == {"a": before}
 
 
 @pytest.mark.parametrize("left", [0, 1, 2, 3, 5, 8, 13, 21, 30, 40, 50])
@@ -215,7 +232,8 @@ def full(request, tmp_path):
         yield tmp_path, 100_000
         return
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
-    if not sys.platform.startswith("linux") or subprocess.run(command, check=False).returncode:
+    allowed = sys.platform.startswith("linux") and os.geteuid() == 0 and shutil.which("mount")
+    if not allowed or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("no small disk can be mounted here")
     yield tmp_path, 0
     subprocess.run(["umount", str(tmp_path)], check=True)

@@ -13,7 +13,7 @@ from v4kit.errors import InputError
 from v4kit.figures.labels import plain
 from v4kit.trace import Trace
 
-BLOCK = 16_384
+BLOCK = 4_096
 """Rows read at once, so that a trace on disk need not fit into memory."""
 
 Span = tuple[int, int] | slice | None

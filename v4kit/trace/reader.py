@@ -246,7 +246,7 @@ class _OnDisk:
         """Return a Dask array, one block per chunk."""
         nothing = np.empty((0,) * self.ndim, self.dtype)
         return dask.array.from_array(  # type: ignore[no-untyped-call]
-            self, chunks=self._chunk, name=False, meta=nothing
+            self, chunks=self._chunk, name=False, meta=nothing, fancy=False
         )
 
     def _require(self, start: int, stop: int) -> None:
