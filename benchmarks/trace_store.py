@@ -181,6 +181,8 @@ def main() -> None:
     if options.peak:
         peak(options.peak, Path(options.folder), options)
         return
+    if options.folder is not None:
+        Path(options.folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         lines = list(measured(options, Path(scratch)))
     print(
