@@ -191,3 +191,30 @@ def test_interrupted_record(error) -> None:
     with pytest.raises(LookupError), v4kit.record(hf):
         raise LookupError
     untouched(zoo.random_model("small"))
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["stored", "stored twice"])
+def test_interrupted_when_rows_are_stored_but_do_not_count(twice, monkeypatch) -> None:
+    """An interrupt between storing a pass and counting it leaves no trace of that pass."""
+    model = zoo.model("small")
+    stream = model.stream(PROMPT, max_new_tokens=9, temperature=1, seed=5)
+    for _ in range(3):
+        next(stream)
+    before = stream.trace
+    recorder = stream._session._recorder
+    commit = recorder.commit
+
+    def commit_and_stop() -> None:
+        pending = dict(recorder._pending)
+        commit()
+        if twice:
+            recorder._pending.update(pending)
+            commit()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recorder, "commit", commit_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+    after = stream.trace
+    assert after.routing.identical(before.routing)
+    assert after.tokens["valid"].tolist() == before.tokens["valid"].tolist()

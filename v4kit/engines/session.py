@@ -72,4 +72,6 @@ class Session:
             **text_columns(self.ids, self.texts, self.model.tokenizer),
             **self._likelihood.columns(rows),
         }
-        return make_trace(columns, self._recorder.arrays(rows), {**self.model.meta, **meta})
+        return make_trace(
+            columns, self._recorder.arrays(rows, completed=self.fed), {**self.model.meta, **meta}
+        )

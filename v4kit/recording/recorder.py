@@ -152,10 +152,17 @@ class RoutingRecorder:
         row: np.ndarray = self._spread(name, {k: v[None] for k, v in sample.items()}, 1)[0]
         return row
 
-    def arrays(self, length: int) -> dict[str, np.ndarray]:
-        """Return the variables `[token, layer, …]` over `length` rows, missing ones filled."""
+    def arrays(self, length: int, *, completed: int | None = None) -> dict[str, np.ndarray]:
+        """Return the variables `[token, layer, …]` over `length` rows, missing ones filled.
+
+        Rows from `completed` on are missing too: an interrupt may come when some of a pass is
+        stored already and the pass does not count yet.
+        """
         self._settle()
-        groups = {layers: rows.arrays() for layers, rows in self._groups.items()}
+        groups = {
+            layers: {name: array[:completed] for name, array in rows.arrays().items()}
+            for layers, rows in self._groups.items()
+        }
         arrays = {
             name: self._spread(name, {k: g[name] for k, g in groups.items()}, length)
             for name in self._names()
