@@ -70,7 +70,9 @@ def fake_model() -> MixtralForCausalLM:
 
 class TestTheTable:
     def test_unknown_family(self) -> None:
-        with pytest.raises(UnsupportedModel, match=r"'fake_moe'.*deepseek_v4, mixtral, olmoe"):
+        with pytest.raises(
+            UnsupportedModel, match=r"'fake_moe'.*deepseek_v4, gpt_oss, mixtral, olmoe"
+        ):
             v4kit.wrap(fake_model(), zoo.tokenizer())
 
     def test_one_row_makes_a_family(self, monkeypatch) -> None:

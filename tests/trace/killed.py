@@ -17,12 +17,13 @@ from v4kit.trace import layout
 from v4kit.trace.store import TraceWriter
 
 ROWS = 400
+SAMPLES = [sample(ROWS), sample(ROWS, attention="full"), sample(ROWS, attention=3, heads="each")]
 
 
 def write(folder: Path, told: int, seed: int) -> None:
     """Append and flush pieces of random size for ever, a row of the same sample each."""
     rng = random.Random(seed)
-    trace, start = sample(ROWS), 0
+    trace, start = SAMPLES[seed % len(SAMPLES)], 0
     with TraceWriter(folder) as writer:
         while start < ROWS:
             stop = min(ROWS, start + rng.randint(1, 30))
@@ -53,13 +54,14 @@ def attempt(folder: Path, seed: int) -> tuple[int, int]:
     import v4kit
 
     found = v4kit.open_trace(folder)
-    assert_same(found, sample(ROWS)[: len(found)])
+    assert_same(found, SAMPLES[seed % len(SAMPLES)][: len(found)])
     return flushed, len(found)
 
 
 if __name__ == "__main__":
     layout.ROWS = 32
-    layout._TEXT_BYTES = 64
+    layout._LONG[layout.BYTE] = 64
+    layout._LONG[layout.ELEMENT] = 1_000
     left = []
     for number in range(int(sys.argv[2])):
         # Each opening is in a process of its own: Zarr's thread does not outlive a fork.

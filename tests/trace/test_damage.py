@@ -16,35 +16,44 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import v4kit
-from tests.trace.samples import assert_same, sample
+from tests.trace.samples import ATTENDED, assert_same, sample
 from v4kit.errors import TraceError, TraceFormatError, TraceVersionError
 from v4kit.trace import layout
 from v4kit.trace.store import TraceWriter, save
 
 ROWS = 20
+GOOD = {name: sample(ROWS, **ATTENDED[name]) for name in ("none", "strongest each", "full")}
+KINDS = st.sampled_from(sorted(GOOD))
+GROUPS = {"zarr.json", "tokens/zarr.json", "routing/zarr.json", "attention/zarr.json"}
+"""Members that nobody reads, beside the overview."""
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A folder with a good trace as zip and as folder, several chunks each."""
+    """A folder with good traces as zip and as folder, several chunks each."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layout, "ROWS", 8)
-        sample(ROWS).save(folder / "zip")
-        with TraceWriter(folder / "folder") as writer:
-            writer.append(sample(ROWS))
+        patch.setitem(layout._LONG, layout.ELEMENT, 40)
+        for name, trace in GOOD.items():
+            trace.save(folder / f"{name} zip")
+            with TraceWriter(folder / f"{name} folder") as writer:
+                writer.append(trace)
     return folder
 
 
 @pytest.fixture
 def folder(made, tmp_path):
     """A good trace as a folder of its own."""
-    return Path(shutil.copytree(made / "folder", tmp_path / "trace"))
+    return Path(shutil.copytree(made / "none folder", tmp_path / "trace"))
 
 
 def open_whole(path) -> v4kit.Trace:
     trace = v4kit.open_trace(path)
     trace.routing.load()
+    if trace.stored_attention is not None:
+        trace.stored_attention.load()
+        trace.attention_to_tokens()
     return trace
 
 
@@ -59,9 +68,9 @@ def edit_json(path: Path, **changes: object) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(share=st.floats(0, 1, exclude_max=True))
-def test_a_file_cut_short(made, share) -> None:
-    data = (made / "zip").read_bytes()
+@given(kind=KINDS, share=st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_short(made, kind, share) -> None:
+    data = (made / f"{kind} zip").read_bytes()
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "cut")
         path.write_bytes(data[: int(len(data) * share)])
@@ -70,9 +79,9 @@ def test_a_file_cut_short(made, share) -> None:
 
 
 @settings(deadline=None, max_examples=120)
-@given(share=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-def test_a_changed_byte_is_an_error_or_harmless(made, share, flip) -> None:
-    data = bytearray((made / "zip").read_bytes())
+@given(kind=KINDS, share=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_a_changed_byte_is_an_error_or_harmless(made, kind, share, flip) -> None:
+    data = bytearray((made / f"{kind} zip").read_bytes())
     data[int(len(data) * share)] ^= flip
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "flipped")
@@ -81,14 +90,19 @@ def test_a_changed_byte_is_an_error_or_harmless(made, share, flip) -> None:
             found = open_whole(path)
         except TraceError:
             return
-        assert_same(found, sample(ROWS))
+        assert_same(found, GOOD[kind])
 
 
 @settings(deadline=None, max_examples=100)
-@given(which=st.floats(0, 1, exclude_max=True), share=st.floats(0, 1), flip=st.integers(0, 255))
-def test_a_file_of_a_folder_cut_or_changed(made, which, share, flip) -> None:
+@given(
+    kind=KINDS,
+    which=st.floats(0, 1, exclude_max=True),
+    share=st.floats(0, 1),
+    flip=st.integers(0, 255),
+)
+def test_a_file_of_a_folder_cut_or_changed(made, kind, which, share, flip) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(shutil.copytree(made / "folder", Path(scratch, "copy")))
+        copy = Path(shutil.copytree(made / f"{kind} folder", Path(scratch, "copy")))
         files = sorted(p for p in copy.rglob("*") if p.is_file())
         victim = files[int(len(files) * which)]
         data = bytearray(victim.read_bytes())
@@ -102,31 +116,34 @@ def test_a_file_of_a_folder_cut_or_changed(made, which, share, flip) -> None:
             found = open_whole(copy)
         except TraceError:
             return
-        found.meta = sample(ROWS).meta  # a changed letter in a name of the meta is beyond us
+        found.meta = GOOD[kind].meta  # a changed letter in a name of the meta is beyond us
         if victim.name != "committed.json":
-            assert_same(found, sample(ROWS))
+            assert_same(found, GOOD[kind])
 
 
-def test_every_member_is_needed(made, tmp_path) -> None:
-    with zipfile.ZipFile(made / "zip") as archive:
+@pytest.mark.parametrize("kind", GOOD)
+def test_every_member_is_needed(made, tmp_path, kind) -> None:
+    with zipfile.ZipFile(made / f"{kind} zip") as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    unread = {"overview.json", "zarr.json", "tokens/zarr.json", "routing/zarr.json"}
-    for missing in members.keys() - unread:
+    for missing in members.keys() - GROUPS - {"overview.json"}:
+        if kind != "none" and not missing.startswith("attention"):
+            continue
         with zipfile.ZipFile(tmp_path / "a", "w") as archive:
             for name in members.keys() - {missing}:
                 archive.writestr(name, members[name])
         refused(tmp_path / "a")
 
 
-def test_every_file_is_needed(made, tmp_path) -> None:
-    for file in sorted(p for p in (made / "folder").rglob("*") if p.is_file()):
-        name = file.relative_to(made / "folder")
-        if name.as_posix() in {"zarr.json", "tokens/zarr.json", "routing/zarr.json"}:
+@pytest.mark.parametrize("kind", GOOD)
+def test_every_file_is_needed(made, tmp_path, kind) -> None:
+    copy = Path(shutil.copytree(made / f"{kind} folder", tmp_path / "copy"))
+    for file in sorted(p for p in copy.rglob("*") if p.is_file()):
+        name = file.relative_to(copy)
+        if name.as_posix() in GROUPS or (kind != "none" and name.parts[0] != "attention"):
             continue
-        copy = Path(shutil.copytree(made / "folder", tmp_path / "copy"))
-        (copy / name).unlink()
+        file.rename(tmp_path / "away")
         refused(copy)
-        shutil.rmtree(copy)
+        (tmp_path / "away").rename(file)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +176,7 @@ def test_states_that_are_none(folder, state) -> None:
     refused(folder)
 
 
-@pytest.mark.parametrize("version", [2, 10**30])
+@pytest.mark.parametrize("version", [3, 10**30])
 def test_a_newer_version_says_so(folder, version) -> None:
     edit_json(folder / "committed.json", version=version, rows="as it is counted then")
     with pytest.raises(TraceVersionError, match=r"Update v4kit"):
@@ -178,10 +195,19 @@ def test_rows_that_are_not_there(folder, rows) -> None:
     refused(folder, "rows")
 
 
-def test_fewer_rows_are_a_shorter_trace(folder) -> None:
+@pytest.mark.parametrize("kind", GOOD)
+def test_fewer_rows_are_a_shorter_trace(made, tmp_path, kind) -> None:
+    folder = Path(shutil.copytree(made / f"{kind} folder", tmp_path / "trace"))
     for rows in (0, 1, 8, ROWS - 1):
         edit_json(folder / "committed.json", rows=rows)
-        assert_same(open_whole(folder), sample(ROWS)[:rows])
+        assert_same(open_whole(folder), GOOD[kind][:rows])
+
+
+def test_version_1_had_no_attention(folder) -> None:
+    state = json.loads((folder / "committed.json").read_text())
+    assert state.pop("attention") == []
+    (folder / "committed.json").write_text(json.dumps({**state, "version": 1}))
+    assert_same(open_whole(folder), sample(ROWS))
 
 
 @pytest.mark.parametrize(
@@ -340,7 +366,7 @@ def test_json_that_is_none(folder, text) -> None:
 def test_names_that_lead_elsewhere_lead_nowhere(made, tmp_path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    shutil.copy(made / "zip", home / "a")
+    shutil.copy(made / "none zip", home / "a")
     with zipfile.ZipFile(home / "a", "a") as archive:
         for name in ("../outside", "/outside", "..\\outside", "routing/../../outside"):
             archive.writestr(name, "x")
@@ -349,7 +375,7 @@ def test_names_that_lead_elsewhere_lead_nowhere(made, tmp_path) -> None:
 
 
 def test_two_members_of_one_name(made, tmp_path) -> None:
-    shutil.copy(made / "zip", tmp_path / "a")
+    shutil.copy(made / "none zip", tmp_path / "a")
     with (
         zipfile.ZipFile(tmp_path / "a", "a") as archive,
         pytest.warns(UserWarning, match="Duplicate"),
@@ -366,7 +392,7 @@ def test_a_compressed_zip_is_not_unpacked(made, tmp_path) -> None:
 
 def test_opening_runs_nothing(made, tmp_path) -> None:
     """A pickle in the place of a chunk is bytes that do not decode."""
-    copy = Path(shutil.copytree(made / "folder", tmp_path / "trace"))
+    copy = Path(shutil.copytree(made / "none folder", tmp_path / "trace"))
     target = tmp_path / "ran"
     chunk = copy / "tokens" / "id" / "c" / "0"
     chunk.write_bytes(f"cbuiltins\neval\n(S'open({str(target)!r}, \"w\")'\ntR.".encode())
@@ -376,11 +402,11 @@ def test_opening_runs_nothing(made, tmp_path) -> None:
 
 def test_errors_leave_no_file_open(made, tmp_path) -> None:
     """An interpreter that reports unclosed files has none to report."""
-    shutil.copytree(made / "folder", tmp_path / "folder")
+    shutil.copytree(made / "none folder", tmp_path / "folder")
     edit_json(tmp_path / "folder" / "committed.json", rows=ROWS + 1)
     code = f"""if True:
         import gc, v4kit
-        for path in ({str(tmp_path / "folder")!r}, {str(made / "zip")!r}, {__file__!r}):
+        for path in ({str(tmp_path / "folder")!r}, {str(made / "none zip")!r}, {__file__!r}):
             try:
                 v4kit.open_trace(path).routing["experts"].load()
             except v4kit.V4KitError:

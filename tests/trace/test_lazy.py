@@ -7,10 +7,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import v4kit
 from tests.house.sources import run_python
-from tests.trace.samples import assert_same, sample
+from tests.trace.samples import ATTENDED, assert_same, sample
 from v4kit.errors import TraceFormatError
 from v4kit.trace import layout
 from v4kit.trace.store import TraceWriter
@@ -87,12 +88,14 @@ def test_any_part_of_a_variable(tmp_path, form, monkeypatch, key) -> None:
 
 
 def test_neither_torch_nor_transformers_is_loaded(tmp_path) -> None:
-    path = sample(30).save(tmp_path / "a.v4trace")
+    path = sample(30, attention="full", pooling=True).save(tmp_path / "a.v4trace")
     code = f"""
         import sys, v4kit
         trace = v4kit.open_trace({str(path)!r})
         trace = v4kit.concat([trace, trace[3:]])
         trace.routing.load()
+        trace.attention.load()
+        trace.attention_to_tokens(5, convention="pooled")
         trace.save({str(tmp_path / "b")!r})
         print(len(trace), sorted({{"torch", "transformers", "plotly"}} & set(sys.modules)))
     """
@@ -108,9 +111,15 @@ def test_a_relative_path_outlives_a_change_of_folder(tmp_path, monkeypatch, form
     assert_same(opened, sample())
 
 
-def test_pickled_for_another_process(tmp_path, form) -> None:
-    opened = v4kit.open_trace(keep(sample(), tmp_path / "a", form))
-    assert_same(pickle.loads(pickle.dumps(opened)), sample())
+@pytest.mark.parametrize("attended", ["none", "strongest", "full"])
+def test_pickled_for_another_process(tmp_path, form, attended) -> None:
+    trace = sample(**ATTENDED[attended])
+    opened = v4kit.open_trace(keep(trace, tmp_path / "a", form))
+    again = pickle.loads(pickle.dumps(opened))
+    assert_same(again, trace)
+    if attended != "none":
+        lazy = pickle.loads(pickle.dumps(again.attention))
+        xr.testing.assert_identical(lazy.compute(), trace.attention.compute())
 
 
 def test_two_at_once(tmp_path, form) -> None:
@@ -137,23 +146,31 @@ def test_saving_over_a_trace_that_is_open(tmp_path, load_first) -> None:
 
 
 def test_a_growing_folder_is_read_as_it_was_when_it_was_opened(tmp_path) -> None:
+    trace = sample(30, attention="full")
     with TraceWriter(tmp_path / "a") as writer:
-        writer.append(sample(30)[:11])
+        writer.append(trace[:11])
         writer.flush()
         opened = v4kit.open_trace(tmp_path / "a")
-        writer.append(sample(30)[11:])
+        writer.append(trace[11:])
         writer.flush()
-        assert_same(opened, sample(30)[:11])
-        assert_same(v4kit.open_trace(tmp_path / "a"), sample(30))
+        assert_same(opened, trace[:11])
+        assert_same(v4kit.open_trace(tmp_path / "a"), trace)
 
 
 def test_a_folder_deleted_meanwhile_is_an_error_not_a_value(tmp_path) -> None:
-    opened = v4kit.open_trace(keep(sample(), tmp_path / "a", "folder"))
-    for file in (tmp_path / "a" / "routing" / "weights" / "c").rglob("0"):
+    trace = sample(attention="full")
+    opened = v4kit.open_trace(keep(trace, tmp_path / "a", "folder"))
+    for file in (tmp_path / "a").rglob("0"):
         if file.is_file():
             file.unlink()
     with pytest.raises(TraceFormatError, match=r"weights.*damaged, moved or deleted"):
-        opened.routing.load()
+        opened.routing[["weights"]].load()
+    with pytest.raises(TraceFormatError, match=r"masses_1.*damaged, moved or deleted"):
+        opened.attention["mass"][:, 1].load()
+    with pytest.raises(TraceFormatError, match=r"masses_1.*damaged, moved or deleted"):
+        opened.attention_to_tokens(3, layers=1)
+    with pytest.raises(TraceFormatError, match=r"sink.*damaged, moved or deleted"):
+        opened.attention["sink"].load()
 
 
 def test_single_rows_are_read_like_any_other(tmp_path, form) -> None:

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 
 import v4kit
-from tests.trace.samples import LEVELS, sample
+from tests.trace.samples import ATTENDED, LEVELS, sample
 from v4kit.errors import TraceWriteError, V4KitError
+
+SHARES = ("sink", "window", "compressed", "rest", "entropy_bits")
 
 
 def rows_of(trace) -> list[tuple]:
@@ -36,6 +38,52 @@ def test_tables(tmp_path, monkeypatch, routing, rows) -> None:
     assert [str(t) for t in table.dtypes[:4]] == ["int64", "int16", "int16", "int16"]
 
 
+def sources_of(trace) -> list[tuple]:
+    """Token, layer, (head,) interval, kind and mass of every source, by plain loops."""
+    found = trace.attention.compute()
+    kinds, mass = found["kind"].to_numpy(), found["mass"].to_numpy()
+    start, stop = found["start"].to_numpy(), found["stop"].to_numpy()
+    return [
+        (*at[:-1], start[at], stop[at], ("window", "block")[kinds[at]], mass[at])
+        for at in np.ndindex(kinds.shape)
+        if kinds[at] != -1
+    ]
+
+
+def layers_of(trace) -> list[tuple]:
+    """Token, layer, (head) and what stands there, by plain loops."""
+    found = trace.attention.compute()
+    names = [*SHARES, "visible_blocks", "chosen_blocks"]
+    sink = found["sink"].to_numpy()
+    return [
+        (*at, *(found[name].to_numpy()[at[: found[name].ndim]] for name in names))
+        for at in np.ndindex(sink.shape)
+        if not np.isnan(sink[at])
+    ]
+
+
+@pytest.mark.parametrize("attended", [name for name in ATTENDED if name != "none"])
+@pytest.mark.parametrize("rows", [0, 1, 30])
+def test_tables_of_attention(tmp_path, monkeypatch, attended, rows) -> None:
+    monkeypatch.setattr("v4kit.trace.parquet._ROWS", 8)
+    monkeypatch.setattr("v4kit.trace.parquet._SOURCES", 60)
+    trace = sample(rows, layers=4, **ATTENDED[attended])
+    opened = v4kit.open_trace(trace.save(tmp_path / "a"))
+    for number, given in enumerate((trace, opened)):
+        folder = given.to_parquet(tmp_path / str(number))
+        heads = ["head"] if "each" in attended else []
+        table = pd.read_parquet(folder / "attention.parquet")
+        columns = ["token", "layer", *heads, "start", "stop", "kind", "mass"]
+        assert table.columns.tolist() == columns
+        assert list(map(tuple, table.to_numpy())) == sources_of(trace)
+        table = pd.read_parquet(folder / "attention_layers.parquet")
+        blocks = ["visible_blocks", "chosen_blocks"]
+        assert table.columns.tolist() == ["token", "layer", *heads, *SHARES, *blocks]
+        assert list(map(tuple, table.to_numpy())) == layers_of(trace)
+        types = {str(table[name].dtype) for name in ["layer", *heads]}
+        assert types == {"int16"}
+
+
 def test_tables_of_an_opened_trace(tmp_path) -> None:
     opened = v4kit.open_trace(sample(30).save(tmp_path / "a"))
     opened[3:].to_parquet(str(tmp_path / "out"))
@@ -44,7 +92,8 @@ def test_tables_of_an_opened_trace(tmp_path) -> None:
 
 
 def test_writing_again_replaces(tmp_path) -> None:
-    sample(30).to_parquet(tmp_path)
+    sample(30, attention=3).to_parquet(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
     sample(5).to_parquet(tmp_path)
     assert len(pd.read_parquet(tmp_path / "tokens.parquet")) == 5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["routing.parquet", "tokens.parquet"]

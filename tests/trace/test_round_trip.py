@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 import v4kit
-from tests.trace.samples import LEVELS, assert_same, sample, torn_text, traces
+from tests.trace.samples import ATTENDED, LEVELS, assert_same, sample, torn_text, traces
 from v4kit.errors import TraceError, TraceFormatError, TraceWriteError
 from v4kit.trace import Trace, layout, make_trace
 from v4kit.trace.store import TraceWriter
@@ -22,7 +22,8 @@ CHUNK = 8
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(layout, "ROWS", CHUNK)
-    monkeypatch.setattr(layout, "_TEXT_BYTES", 16)
+    monkeypatch.setitem(layout._LONG, layout.BYTE, 16)
+    monkeypatch.setitem(layout._LONG, layout.ELEMENT, 29)
 
 
 def write(trace: Trace, folder: Path, *sizes: int) -> Path:
@@ -35,6 +36,26 @@ def write(trace: Trace, folder: Path, *sizes: int) -> Path:
             start += size
         writer.append(trace[start:])
     return folder
+
+
+def test_masses_that_wait_are_few(tmp_path, monkeypatch) -> None:
+    """However many rows make a chunk, masses are written once there are enough of them."""
+    monkeypatch.setattr("v4kit.trace.writer._HELD", 100)
+    held, real = [], TraceWriter._write
+
+    def write(self):
+        held.append(sum(len(part) for part in self._pending))
+        real(self)
+
+    monkeypatch.setattr(TraceWriter, "_write", write)
+    trace = sample(40, attention="full")
+    assert_same(v4kit.open_trace(trace.save(tmp_path / "a")), trace)
+    assert max(held) < 7
+    with TraceWriter(tmp_path / "folder") as writer:
+        for row in range(40):
+            writer.append(trace[row : row + 1])
+    assert_same(v4kit.open_trace(tmp_path / "folder"), trace)
+    assert max(held) < 7
 
 
 @settings(max_examples=25, deadline=None)
@@ -52,9 +73,26 @@ def test_rows_around_chunks(tmp_path, small_chunks, rows, routing) -> None:
     assert_same(v4kit.open_trace(trace.save(tmp_path / "a.v4trace")), trace)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (7, 1, 9), (8, 8), (3, 5, 8, 2), (20,)])
-def test_pieces_of_any_size(tmp_path, small_chunks, sizes) -> None:
-    trace = sample(40)
+@pytest.mark.parametrize("attended", ATTENDED)
+@pytest.mark.parametrize("rows", [0, 1, CHUNK, 2 * CHUNK + 1])
+def test_rows_with_attention_around_chunks(tmp_path, small_chunks, rows, attended) -> None:
+    trace = sample(rows, routing="ids", layers=4, **ATTENDED[attended])
+    assert_same(v4kit.open_trace(trace.save(tmp_path / "a.v4trace")), trace)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "attended"),
+    [
+        ((1, 1, 1), "none"),
+        ((7, 1, 9), "full"),
+        ((8, 8), "strongest each"),
+        ((3, 5, 8, 2), "full each"),
+        ((20,), "strongest"),
+        ((2, 2, 2), "full"),
+    ],
+)
+def test_pieces_of_any_size(tmp_path, small_chunks, sizes, attended) -> None:
+    trace = sample(40, **ATTENDED[attended])
     assert_same(v4kit.open_trace(write(trace, tmp_path / "folder", *sizes)), trace)
 
 
@@ -67,7 +105,7 @@ def test_large_rows_make_small_chunks() -> None:
     assert chunks["routing/bias"].chunk == (43, 256)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(trace=traces(max_rows=4, texts=torn_text))
 def test_torn_text_becomes_text(trace) -> None:
     """A lone surrogate is no text: it becomes U+FFFD when the trace is made, not on disk."""
@@ -117,11 +155,30 @@ def test_the_overview_stands_first_and_counts(tmp_path) -> None:
     assert overview["documents"] == trace.tokens["document"].nunique()
     assert overview["text"] == trace.text
     assert overview["meta"] == trace.meta
+    assert "attention" not in overview
 
 
-def test_saving_what_was_opened(tmp_path) -> None:
-    opened = v4kit.open_trace(sample(30).save(tmp_path / "a"))
-    assert_same(v4kit.open_trace(opened[5:].save(tmp_path / "b")), sample(30)[5:])
+@pytest.mark.parametrize("attended", [name for name in ATTENDED if name != "none"])
+def test_the_overview_averages_attention(tmp_path, small_chunks, attended) -> None:
+    trace = sample(50, **ATTENDED[attended])[10:]
+    with zipfile.ZipFile(trace.save(tmp_path / "a.v4trace")) as archive:
+        overview = json.loads(archive.read("overview.json"))
+    kept = trace[trace.tokens["valid"]].attention
+    assert set(overview["attention"]) == {"sink", "window", "compressed"}
+    for name, means in overview["attention"].items():
+        axes = [axis for axis in kept[name].dims if axis != "layer"]
+        np.testing.assert_allclose(means, kept[name].mean(axes), atol=2e-6)
+    assert sum(np.sum(means) for means in overview["attention"].values()) == pytest.approx(3)
+    with zipfile.ZipFile(sample(1, **ATTENDED[attended]).save(tmp_path / "b")) as archive:
+        assert "attention" not in json.loads(archive.read("overview.json"))
+
+
+@pytest.mark.parametrize("attended", ["none", "strongest each", "full"])
+def test_saving_what_was_opened(tmp_path, small_chunks, attended) -> None:
+    trace = sample(30, routing="ids", **ATTENDED[attended])
+    opened = v4kit.open_trace(trace.save(tmp_path / "a"))
+    for key in (slice(11, None), [29, 3, 3, 17], trace.tokens["label"] == "label 1"):
+        assert_same(v4kit.open_trace(opened[key].save(tmp_path / "b")), trace[key])
 
 
 def test_a_users_columns_are_not_dropped_in_silence(tmp_path) -> None:
@@ -154,14 +211,63 @@ def test_ids_out_of_range_are_not_written(tmp_path) -> None:
         trace.save(tmp_path / "a")
 
 
-def test_traces_that_do_not_fit_are_not_appended(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("options", "others"),
+    [
+        ({}, [{"n_experts": 9}, {"routing": "ids"}, {"attention": 3}]),
+        (
+            {"attention": 3},
+            [
+                {},
+                {"attention": 4},
+                {"attention": "full"},
+                {"attention": 3, "heads": "each"},
+                {"attention": 3, "pooling": True},
+            ],
+        ),
+    ],
+)
+def test_traces_that_do_not_fit_are_not_appended(tmp_path, options, others) -> None:
     with TraceWriter(tmp_path / "folder") as writer:
-        writer.append(sample(5))
-        for other in (sample(5, n_experts=9), sample(5, routing="ids")):
+        writer.append(sample(5, **options))
+        for other in others:
             with pytest.raises(TraceError, match="can't be appended"):
-                writer.append(other)
+                writer.append(sample(5, **other))
         assert writer.rows == 5
-    assert_same(v4kit.open_trace(tmp_path / "folder"), sample(5))
+    assert_same(v4kit.open_trace(tmp_path / "folder"), sample(5, **options))
+
+
+@pytest.mark.parametrize("attention", [3, "full"])
+@pytest.mark.parametrize("column", ["position", "valid"])
+def test_columns_that_say_whose_attention_it_is_stay(tmp_path, attention, column) -> None:
+    trace = sample(9, attention=attention)
+    trace.tokens[column] = 0 * trace.tokens[column].astype("int32")
+    trace.tokens[column] = trace.tokens[column].astype(bool if column == "valid" else "int32")
+    with pytest.raises(TraceFormatError, match=r"attend|position and valid"):
+        trace.save(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sources_out_of_range_are_not_written(tmp_path) -> None:
+    trace = sample(9, attention=3)
+    trace.stored_attention.values["code"].to_numpy()[1, 0, 0] = 2
+    with pytest.raises(TraceFormatError, match="some lie after the token"):
+        trace.save(tmp_path / "a")
+
+
+def test_rows_too_large_for_a_chunk_are_refused_before_anything_is_written(tmp_path) -> None:
+    """What could not be opened again is not written."""
+    trace = sample(1, layers=17, attention=2**20)
+    with pytest.raises(TraceError, match='attention="full"'):
+        trace.save(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_note_in_place_of_what_was_recorded_is_not_written(tmp_path) -> None:
+    trace = sample(3)
+    trace.meta["attention"] = "to the details"
+    with pytest.raises(TraceFormatError, match="under another name"):
+        trace.save(tmp_path / "a")
 
 
 def test_arrays_of_other_sizes_are_no_trace() -> None:

@@ -5,17 +5,22 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import v4kit
-from tests.trace.samples import assert_same, sample
+from tests.trace.samples import ATTENDED, assert_same, sample
 from v4kit.errors import InputError, TraceError
+
+MADE = {name: sample(20, layers=4, **options) for name, options in ATTENDED.items()}
 
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    return v4kit.open_trace(sample(20).save(tmp_path_factory.mktemp("trace") / "a.v4trace"))
+    """The traces of `MADE`, from disk."""
+    folder = tmp_path_factory.mktemp("traces")
+    return {name: v4kit.open_trace(trace.save(folder / name)) for name, trace in MADE.items()}
 
 
 KEYS = st.one_of(
@@ -27,19 +32,24 @@ KEYS = st.one_of(
 
 
 @settings(deadline=None, max_examples=60)
-@given(key=KEYS)
-def test_rows(opened, key) -> None:
+@given(key=KEYS, attended=st.sampled_from(sorted(ATTENDED)))
+def test_rows(opened, key, attended) -> None:
     """Any key gives the rows that numpy gives; a lazy trace the same ones as one in memory."""
-    trace = sample(20)
+    trace = MADE[attended]
     expected = np.atleast_1d(np.arange(20)[key if isinstance(key, slice | int) else _array(key)])
     part = trace[key]
-    assert part.tokens["position"].tolist() == expected.tolist()
+    assert part.tokens["text"].tolist() == [f"t{row} " for row in expected]
     assert part.tokens.index.tolist() == list(range(len(expected)))
     for name, variable in trace.routing.data_vars.items():
         whole = variable.to_numpy()
         rows = whole if name == "bias" else whole[expected]
         np.testing.assert_array_equal(part.routing[name].to_numpy(), rows)
-    assert_same(opened[key], part)
+    if attended != "none":
+        whole = trace.attention.isel(token=expected)
+        # A slice is as wide as its own rows need.
+        whole = whole.isel(source=slice(part.attention.sizes["source"]))
+        xr.testing.assert_identical(part.attention.compute(), whole.compute())
+    assert_same(opened[attended][key], part)
 
 
 def _array(key):
@@ -63,18 +73,22 @@ def test_rows_that_are_not_there(key) -> None:
 def test_slices_keep_positions_and_documents() -> None:
     trace = sample(20)
     part = trace[12:15]
-    assert part.tokens["position"].tolist() == [12, 13, 14]
+    assert part.tokens["position"].tolist() == trace.tokens["position"][12:15].tolist()
+    assert part.tokens["position"][0] > 0
     assert part.tokens["document"].tolist() == trace.tokens["document"][12:15].tolist()
 
 
 @settings(deadline=None, max_examples=25)
-@given(cuts=st.lists(st.integers(0, 20), min_size=1, max_size=4))
-def test_concat(opened, cuts) -> None:
+@given(
+    cuts=st.lists(st.integers(0, 20), min_size=1, max_size=4),
+    attended=st.sampled_from(sorted(ATTENDED)),
+)
+def test_concat(opened, cuts, attended) -> None:
     """Pieces joined are the whole but for the documents' numbers, which count on."""
     bounds = [0, *sorted(cuts), 20]
     pairs = list(itertools.pairwise(bounds))
-    joined = v4kit.concat([sample(20)[a:b] for a, b in pairs])
-    whole = sample(20)
+    whole = sample(20, layers=4, **ATTENDED[attended])
+    joined = v4kit.concat([whole[a:b] for a, b in pairs])
     numbers, seen = [], 0
     for a, b in pairs:
         part = whole.tokens["document"][a:b].tolist()
@@ -84,14 +98,18 @@ def test_concat(opened, cuts) -> None:
     assert joined.tokens["document"].tolist() == numbers
     whole.tokens = whole.tokens.assign(document=np.array(numbers, np.int32))
     assert_same(joined, whole)
-    assert_same(v4kit.concat([opened[a:b] for a, b in pairs]), whole)
+    assert_same(v4kit.concat([opened[attended][a:b] for a, b in pairs]), whole)
 
 
-def test_concat_of_opened_and_made_traces_stays_lazy(opened, tmp_path) -> None:
-    joined = v4kit.concat([opened, sample(20)])
+@pytest.mark.parametrize("attended", ATTENDED)
+def test_concat_of_opened_and_made_traces_stays_lazy(opened, tmp_path, attended) -> None:
+    joined = v4kit.concat([opened[attended], MADE[attended]])
     assert joined.routing["experts"].chunks
+    if attended != "none":
+        assert joined.stored_attention.values["sink"].chunks
+        assert all(hasattr(layer.values, "dask") for layer in joined.stored_attention.masses)
     again = v4kit.open_trace(joined.save(tmp_path / "b"))
-    assert_same(again, v4kit.concat([sample(20), sample(20)]))
+    assert_same(again, v4kit.concat([MADE[attended], MADE[attended]]))
 
 
 def test_concat_of_one() -> None:
@@ -109,13 +127,38 @@ def test_concat_lists_what_some_lack() -> None:
     assert v4kit.concat([sample(2), sample(2, run="a")]).meta["run"] == [None, "a"]
 
 
+def test_concat_tells_every_reason_why_there_is_no_attention(tmp_path) -> None:
+    """What is joined goes on saying why, also after it was joined again or saved."""
+    reasons = ["It was not asked for.", "sdpa returns none.", None]
+    known = [{"sources": None, "heads": "mean", "why": why} for why in reasons]
+    traces = [sample(2), *(sample(2, attention_meta=meta) for meta in known)]
+    for trace in traces[1:]:
+        trace.meta["attention"] = trace.meta.pop("attention_meta")
+    traces = [v4kit.open_trace(trace.save(tmp_path / "a")) for trace in traces]
+    joined = v4kit.concat([v4kit.concat(traces[:2]), v4kit.concat(traces[2:])])
+    opened = v4kit.open_trace(joined.save(tmp_path / "b"))
+    with pytest.raises(TraceError, match=r"It was not asked for\. sdpa returns none\. Record with"):
+        opened.attention  # noqa: B018
+
+
 def test_concat_leaves_its_parts_alone() -> None:
-    parts = [sample(4), sample(4)]
-    joined = v4kit.concat(parts)
-    joined.tokens["id"] = 0
-    joined.routing["experts"][:] = 0
-    for part in parts:
-        assert_same(part, sample(4))
+    for options in ({"attention": 3}, {"attention": "full"}):
+        parts = [sample(4, **options), sample(4, **options)]
+        joined = v4kit.concat(parts)
+        joined.tokens["id"] = 0
+        joined.routing["experts"][:] = 0
+        joined.stored_attention.values["sink"][:] = 0
+        for layer in joined.stored_attention.masses:
+            layer.values[:] = 0
+        for part in parts:
+            assert_same(part, sample(4, **options))
+
+
+def _bare(attention, *, without=False):
+    """A trace with attention, or the same one with its attention taken out."""
+    trace = sample(4, attention=attention)
+    kept = None if without else trace.stored_attention
+    return v4kit.Trace(trace.tokens, trace.routing, trace.meta, kept)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +169,16 @@ def test_concat_leaves_its_parts_alone() -> None:
         ([sample(4), sample(4, layers=2)], TraceError, "architectures"),
         ([sample(4), sample(4, routing="ids")], TraceError, "settings"),
         ([sample(4), sample(4, seed=1)], TraceError, "biases"),
+        ([_bare(3), _bare(3, without=True)], TraceError, "different attention"),
+        *(
+            ([sample(4, attention=3), sample(4, **other)], TraceError, "different attention")
+            for other in (
+                {"attention": 4},
+                {"attention": "full"},
+                {"attention": 3, "heads": "each"},
+                {"attention": 3, "pooling": True},
+            )
+        ),
     ],
 )
 def test_traces_that_do_not_join(others, error, message) -> None:

@@ -16,7 +16,7 @@ import zarr.storage._local as zarr_local
 
 import v4kit
 from tests.house.sources import ROOT
-from tests.trace.samples import assert_same, sample
+from tests.trace.samples import ATTENDED, assert_same, sample
 from v4kit.errors import TraceFormatError, TraceWriteError
 from v4kit.trace import layout
 from v4kit.trace.store import TraceWriter
@@ -59,14 +59,15 @@ def test_save_on_a_full_disk(tmp_path, disk) -> None:
     """Whichever write fails, the old file stays and nothing else is left."""
     before = sample(9).save(tmp_path / "a").read_bytes()
     disk.done = 0
-    sample(40, seed=1).save(tmp_path / "b")
+    larger = sample(40, seed=1, attention="full")
+    larger.save(tmp_path / "b")
     (tmp_path / "b").unlink()
     writes = disk.done
     assert writes > 60
-    for left in range(0, writes, 7):
+    for left in range(0, writes, 9):
         disk.left = left
         with pytest.raises(TraceWriteError, match=r"No space left on device.*Free space") as caught:
-            sample(40, seed=1).save(tmp_path / "a")
+            larger.save(tmp_path / "a")
         assert isinstance(caught.value, OSError)
         disk.left = 10**9
         assert listing(tmp_path) == {"a": before}
@@ -89,11 +90,19 @@ def test_a_file_that_can_not_be_replaced(tmp_path, monkeypatch) -> None:
     assert listing(tmp_path) == {"a": before}
 
 
-@pytest.mark.parametrize("left", [0, 1, 2, 3, 5, 8, 13, 21, 30, 40, 50])
-def test_a_growing_trace_on_a_full_disk(tmp_path, disk, monkeypatch, left) -> None:
+@pytest.mark.parametrize(
+    ("left", "attended"),
+    [
+        *((left, "none") for left in (0, 1, 2, 3, 5, 8, 13, 21, 30, 40, 50)),
+        *((left, "full") for left in (4, 26, 48, 70, 92, 114)),
+        *((left, "strongest each") for left in (35, 60, 85, 110)),
+    ],
+)
+def test_a_growing_trace_on_a_full_disk(tmp_path, disk, monkeypatch, left, attended) -> None:
     """What was flushed opens; once there is room, the same writer goes on and nothing is amiss."""
     monkeypatch.setattr(layout, "ROWS", 8)
-    trace = sample(60)
+    monkeypatch.setitem(layout._LONG, layout.ELEMENT, 50)
+    trace = sample(60, **ATTENDED[attended])
     with TraceWriter(tmp_path / "a") as writer:
         writer.append(trace[:11])
         writer.flush()
@@ -118,6 +127,25 @@ def test_an_error_of_the_body_keeps_what_was_appended(tmp_path) -> None:
         writer.append(sample(5))
         raise KeyError
     assert_same(v4kit.open_trace(tmp_path / "a"), sample(5))
+
+
+@pytest.mark.parametrize("attended", ["strongest", "full"])
+def test_an_interrupted_flush_is_as_if_it_had_not_begun(tmp_path, monkeypatch, attended) -> None:
+    """Stopped by the user in the middle of its writes; the writer can go on, too."""
+    monkeypatch.setitem(layout._LONG, layout.ELEMENT, 50)
+    trace = sample(40, **ATTENDED[attended])
+    writer = TraceWriter(tmp_path / "a")
+    writer.append(trace[:13])
+    writer.flush()
+    writer.append(trace[13:30])
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_arrays", {**writer._arrays, "attention/window": None})
+        with pytest.raises(AttributeError):
+            writer.flush()
+    assert_same(v4kit.open_trace(tmp_path / "a"), trace[:13])
+    writer.append(trace[30:])
+    writer.flush()
+    assert_same(v4kit.open_trace(tmp_path / "a"), trace)
 
 
 def test_a_writer_of_nothing_leaves_nothing(tmp_path) -> None:

@@ -17,6 +17,12 @@ class Layer:
     """"hash", "topk" or "dense"."""
     attention: str
     """"sliding", "csa", "hca", "full" or "other"."""
+    window: int | None = None
+    """Single tokens that a query sees, itself included; None: all tokens up to itself."""
+    rate: int = 0
+    """Tokens from one compressed block to the next; 0: the layer has no blocks."""
+    span: int = 0
+    """Tokens that are pooled into one block, those before its own included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,10 @@ class Architecture:
     """Number of token ids."""
     context: int
     """Longest sequence, in tokens."""
+    heads: int = 1
+    """Attention heads of a layer."""
+    sinks: bool = False
+    """Every head has a learned sink, which takes the share of attention that no token gets."""
 
     @property
     def n_layers(self) -> int:

@@ -1,4 +1,4 @@
-"""The table of families: where a router stands and how it scores.
+"""The table of families: where a router stands and how it scores, and what attention is made of.
 
 In transformers 5 every router returns `(logits [token, expert], weights [token, slot],
 experts [token, slot])`, so a family is one row of data. To add one, add a row.
@@ -13,7 +13,7 @@ from v4kit.arch.architecture import Architecture, Layer
 from v4kit.core import DENSE, HASH, TOPK
 from v4kit.errors import UnsupportedModel
 
-_V4_ATTENTION = {
+_ATTENTION = {
     "sliding_attention": "sliding",
     "compressed_sparse_attention": "csa",
     "heavily_compressed_attention": "hca",
@@ -40,6 +40,14 @@ class Family:
     """Path of the list of decoder layers below the causal model."""
     weight_sum: str | float | None = None
     """What the weights add up to: a field of the config, a number, or None where it varies."""
+    attention: str = "self_attn"
+    """The attention's path below a decoder layer; its second output is the weights."""
+    sinks: bool = False
+    """Every attention head has a learned sink."""
+    compressor: str | None = None
+    """Path below the attention of what pools tokens into blocks; layers without blocks lack it."""
+    indexer: str | None = None
+    """Path below the attention of what chooses among the blocks; only some layers have it."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -52,6 +60,9 @@ FAMILIES: dict[str, Family] = {
             bias="e_score_correction_bias",
             experts="n_routed_experts",
             weight_sum="routed_scaling_factor",
+            sinks=True,
+            compressor="compressor",
+            indexer="compressor.indexer",
         ),
         Family(
             "mixtral",
@@ -67,6 +78,15 @@ FAMILIES: dict[str, Family] = {
             scoring="softmax",
             bias=None,
             experts="num_experts",
+        ),
+        Family(
+            "gpt_oss",
+            router="mlp.router",
+            scoring="softmax",
+            bias=None,
+            experts="num_local_experts",
+            weight_sum=1.0,
+            sinks=True,
         ),
     )
 }
@@ -103,14 +123,13 @@ def describe(config: Any) -> Architecture:
         )
     count = config.num_hidden_layers
     routing = getattr(config, "mlp_layer_types", None) or ["moe"] * count
-    attention = getattr(config, "layer_types", None) or ["full_attention"] * count
     weight_sum = family.weight_sum
     if isinstance(weight_sum, str):
         weight_sum = float(getattr(config, weight_sum))
     return Architecture(
         family=family.model_type,
         layers=tuple(
-            Layer(i, _V4_ROUTING.get(routing[i], DENSE), _V4_ATTENTION.get(attention[i], "other"))
+            Layer(i, _V4_ROUTING.get(routing[i], DENSE), **_attention(config, i))
             for i in range(count)
         ),
         n_experts=int(n_experts),
@@ -119,4 +138,22 @@ def describe(config: Any) -> Architecture:
         weight_sum=weight_sum,
         vocabulary=int(config.vocab_size),
         context=int(config.max_position_embeddings),
+        heads=int(config.num_attention_heads),
+        sinks=family.sinks,
     )
+
+
+def _attention(config: Any, layer: int) -> dict[str, Any]:
+    """Return the kind of a layer's attention, and what it can see."""
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    name = types[layer] if types else "sliding_attention" if window else "full_attention"
+    kind = _ATTENTION.get(name, "other")
+    rate = int((getattr(config, "compress_rates", None) or {}).get(name, 0))
+    return {
+        "attention": kind,
+        "window": None if kind in ("full", "other") or not window else int(window),
+        "rate": rate,
+        # A CSA block pools the tokens of the block before it with its own.
+        "span": 2 * rate if kind == "csa" else rate,
+    }

@@ -2,6 +2,7 @@
 
 from v4kit.core.axes import (
     ATTENTION_KINDS,
+    BLOCK_SOURCE,
     DENSE,
     DOCUMENT,
     EXPERT,
@@ -9,17 +10,20 @@ from v4kit.core.axes import (
     HEAD,
     LAYER,
     NONE,
+    POSITION,
     ROUTING_KINDS,
     SLOT,
     SOURCE,
     STREAM,
     TOKEN,
     TOPK,
+    WINDOW_SOURCE,
 )
 from v4kit.core.record import Record, to_record
 
 __all__ = [
     "ATTENTION_KINDS",
+    "BLOCK_SOURCE",
     "DENSE",
     "DOCUMENT",
     "EXPERT",
@@ -27,12 +31,14 @@ __all__ = [
     "HEAD",
     "LAYER",
     "NONE",
+    "POSITION",
     "ROUTING_KINDS",
     "SLOT",
     "SOURCE",
     "STREAM",
     "TOKEN",
     "TOPK",
+    "WINDOW_SOURCE",
     "Record",
     "to_record",
 ]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from v4kit.core import DENSE, LAYER, NONE, ROUTING_KINDS, SLOT, TOKEN, TOPK
 from v4kit.errors import InputError
+from v4kit.trace.attention_schema import make_attention
 from v4kit.trace.schema import BY_NAME, COLUMNS, MOST_EXPERTS, plain_text, routing_dataset
 from v4kit.trace.trace import Trace
 
@@ -29,12 +30,26 @@ def token_frame(columns: dict[str, Any], rows: int) -> pd.DataFrame:
 
 
 def make_trace(
-    columns: dict[str, Any], arrays: dict[str, np.ndarray], meta: dict[str, Any]
+    columns: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    meta: dict[str, Any],
+    *,
+    attention: dict[str, np.ndarray] | None = None,
+    masses: Sequence[np.ndarray] = (),
 ) -> Trace:
-    """Return a Trace of columns by name and routing arrays by variable name."""
+    """Return a Trace of columns by name and arrays by variable name.
+
+    Args:
+        columns: Columns of the token table.
+        arrays: Variables of routing.
+        meta: What the trace is of; `meta["attention"]` says how attention was recorded.
+        attention: Stored variables of attention; None if there is none.
+        masses: All masses of each layer `[element]`, where they were kept.
+    """
     typed = {name: np.asarray(array, BY_NAME[name].dtype) for name, array in arrays.items()}
     tokens = token_frame(columns, len(typed["experts"]))
-    return Trace(tokens, routing_dataset(typed, meta), meta)
+    kept = None if attention is None else make_attention(attention, tokens, meta, masses=masses)
+    return Trace(tokens, routing_dataset(typed, meta), meta, kept)
 
 
 def import_routing(

@@ -7,29 +7,45 @@ before Zarr sees them, so that no file can ask for another codec or for more mem
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import dask.array
 import numpy as np
 import pandas as pd
 import zarr
-from zarr.storage import LocalStore, ZipStore
 
+from v4kit.attention import Attention
 from v4kit.core import TOKEN
 from v4kit.errors import TraceError, TraceFormatError, TraceVersionError
 from v4kit.trace import schema
+from v4kit.trace.attention_schema import (
+    ATTENTION_BY_NAME,
+    check_attention_meta,
+    check_recorded,
+    check_sources,
+    make_attention,
+    masses_sizes,
+    positions_of,
+    views_of,
+)
+from v4kit.trace.files import Files
 from v4kit.trace.layout import (
     BYTE,
     COMMITTED,
+    ELEMENT,
     FORMAT,
+    MOST_CHUNK_BYTES,
     VERSION,
     Stored,
+    attention_arrays,
+    masses_path,
     routing_arrays,
     token_arrays,
 )
@@ -49,10 +65,6 @@ _DAMAGE = (
     zipfile.BadZipFile,
 )
 """What the libraries below raise on files that are not what they should be."""
-_JSON_BYTES = 64 * 2**20
-"""Longest JSON member that is read."""
-_CHUNK_BYTES = 64 * 2**20
-"""Most memory that one chunk of a file may ask for."""
 
 
 def read(path: Path) -> Trace:
@@ -60,7 +72,7 @@ def read(path: Path) -> Trace:
     if not (path.is_file() or path.is_dir()):
         raise TraceFormatError(f"There is no trace at {path}. Check the path.")
     try:
-        return _read(_Files(path.resolve()))
+        return _read(Files(path.resolve()))
     except TraceError:
         raise
     except _DAMAGE as error:
@@ -70,28 +82,53 @@ def read(path: Path) -> Trace:
         ) from error
 
 
-def _read(files: _Files) -> Trace:
+def _read(files: Files) -> Trace:
     state = _state(files.json([COMMITTED])[0], files)
     meta, rows = state["meta"], state["rows"]
     n_experts = meta["architecture"]["n_experts"]
     expected = [*token_arrays(), *routing_arrays(state["variables"], meta["architecture"])]
+    attended = state["attention"]
+    if attended:
+        check_attention_meta(meta)
+        expected += attention_arrays(attended, meta)
     described = files.json([f"{stored.path}/zarr.json" for stored in expected])
     store = files.store()
     arrays = {
-        stored.path: _OnDisk(
-            files, store, stored, described=description, rows=rows, n_experts=n_experts
-        )
+        stored.path: _OnDisk(files, store, stored, described=description, rows=rows)
         for stored, description in zip(expected, described, strict=True)
     }
     for name in schema.EXPERT_IDS:
         if name in state["variables"]:
+            arrays[f"routing/{name}"].check = partial(_check_ids, n_experts=n_experts)
             arrays[f"routing/{name}"].probe()
     routing = {name: arrays[f"routing/{name}"].lazy() for name in state["variables"]}
     tokens = _tokens(arrays, rows, state["codes"])
-    return Trace(tokens, schema.routing_dataset(routing, meta), meta)
+    attention = _attention(arrays, attended, tokens, meta) if attended else None
+    return Trace(tokens, schema.routing_dataset(routing, meta), meta, attention)
 
 
-def _state(state: Any, files: _Files) -> dict[str, Any]:
+def _attention(
+    arrays: dict[str, _OnDisk], names: list[str], tokens: pd.DataFrame, meta: dict[str, Any]
+) -> Attention:
+    """Return attention that stays on disk until it is used."""
+    if "code" in names:
+        rates = np.array([view.rate for view in views_of(meta)])
+        check = partial(check_sources, positions=positions_of(tokens), rates=rates)
+        arrays["attention/code"].check = check
+    lazy = {name: arrays[f"attention/{name}"].lazy() for name in names}
+    masses = []
+    for layer, size in enumerate(masses_sizes(tokens, meta)):
+        if (path := masses_path(layer)) in arrays:
+            arrays[path].cut(size)
+            masses.append(arrays[path].lazy())
+    return make_attention(lazy, tokens, meta, masses=masses)
+
+
+def _check_ids(name: str, ids: np.ndarray, _key: tuple[Any, ...], n_experts: int) -> None:
+    schema.check_ids(name, ids, n_experts)
+
+
+def _state(state: Any, files: Files) -> dict[str, Any]:
     """Return the content of `committed.json`, checked."""
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise TraceFormatError(f"{files} is no v4kit trace: it does not say so in {COMMITTED}.")
@@ -104,14 +141,21 @@ def _state(state: Any, files: _Files) -> dict[str, Any]:
             "Update v4kit."
         )
     schema.check_meta(state["meta"])
+    check_recorded(state["meta"])
     if type(state["rows"]) is not int or state["rows"] < 0:
         raise ValueError(f"{COMMITTED} says {state['rows']!r} rows")
-    if unknown := sorted(set(state["variables"]) - set(schema.BY_NAME)):
-        raise ValueError(f"unknown routing variables: {', '.join(unknown)}")
+    state.setdefault("attention", [])  # version 1 had none
+    _check_names(state["variables"], schema.BY_NAME)
+    _check_names(state["attention"], ATTENTION_BY_NAME)
     for strings in state["codes"].values():
         if not isinstance(strings, list) or not all(isinstance(s, str) for s in strings):
             raise ValueError("the codes are no lists of strings")
     return state
+
+
+def _check_names(names: Any, known: dict[str, schema.Variable]) -> None:
+    if not isinstance(names, list) or not {*names} <= known.keys():
+        raise ValueError(f"unknown variables: {names}")
 
 
 def _checked(described: Any, stored: Stored) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -134,7 +178,7 @@ def _checked(described: Any, stored: Stored) -> tuple[tuple[int, ...], tuple[int
         and sizes[stored.grows :] == stored.sizes
         and chunk[stored.grows :] == stored.sizes
         and len(sizes) == len(chunk) == len(stored.dims)
-        and 0 < math.prod(chunk) * np.dtype(stored.dtype).itemsize <= _CHUNK_BYTES
+        and 0 < math.prod(chunk) * np.dtype(stored.dtype).itemsize <= MOST_CHUNK_BYTES
     )
     if not sound:
         raise ValueError(
@@ -144,75 +188,24 @@ def _checked(described: Any, stored: Stored) -> tuple[tuple[int, ...], tuple[int
     return sizes, chunk
 
 
-class _Files:
-    """The members of a trace's file or folder, read without unpacking anything."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._members: frozenset[str] | None = None
-        if not path.is_dir():
-            with zipfile.ZipFile(path) as archive:
-                members = archive.infolist()
-            if any(m.compress_type != zipfile.ZIP_STORED or m.flag_bits & 1 for m in members):
-                raise ValueError("a member of the zip is compressed or encrypted")
-            self._members = frozenset(member.filename for member in members)
-            if len(self._members) < len(members):
-                raise ValueError("two members of the zip have one name")
-
-    def __str__(self) -> str:
-        return str(self._path)
-
-    def store(self) -> Any:
-        """Return the Zarr store of these files."""
-        if self._members is None:
-            return LocalStore(self._path, read_only=True)
-        return ZipStore(self._path, mode="r")
-
-    def has(self, name: str) -> bool:
-        """Tell whether there is a member of this name."""
-        if self._members is None:
-            return (self._path / name).is_file()
-        return name in self._members
-
-    def json(self, names: list[str]) -> list[Any]:
-        """Return the contents of JSON members."""
-        if self._members is None:
-            paths = [self._path / name for name in names]
-            return [_json(path.open("rb"), path.stat().st_size) for path in paths]
-        with zipfile.ZipFile(self._path) as archive:
-            return [_json(archive.open(n), archive.getinfo(n).file_size) for n in names]
-
-
-def _json(file: IO[bytes], size: int) -> Any:
-    with file:
-        if size > _JSON_BYTES:
-            raise ValueError(f"{file.name} has {size:,} bytes")
-        return json.loads(file.read(size))
-
-
 class _OnDisk:
     """An array on disk, cut to the rows that count, that is checked as it is read."""
 
     def __init__(
         self,
-        files: _Files,
+        files: Files,
         store: Any,
         stored: Stored,
         *,
         described: Any,
         rows: int,
-        n_experts: int,
     ) -> None:
         sizes, self._chunk = _checked(described, stored)
         self._files, self._path = files, stored.path
-        self._n_experts = n_experts if Path(stored.path).name in schema.EXPERT_IDS else None
-        if stored.dims[0] == TOKEN:
-            if sizes[0] < rows:
-                raise ValueError(f"{stored.path} has {sizes[0]} of {rows} rows")
-            sizes = (rows, *sizes[1:])
+        self.check: Callable[[str, np.ndarray, tuple[slice | int, ...]], None] | None = None
         self.shape, self.ndim, self.dtype = sizes, len(sizes), np.dtype(stored.dtype)
-        if stored.dims[0] != BYTE:
-            self._require(0, sizes[0])
+        if stored.dims[0] not in (BYTE, ELEMENT):
+            self.cut(rows if stored.dims[0] == TOKEN else sizes[0])
         self._array = zarr.open_array(store, path=stored.path, mode="r", zarr_format=3)
 
     def __getitem__(self, key: tuple[slice | int, ...]) -> np.ndarray:
@@ -228,9 +221,16 @@ class _OnDisk:
                 f"{self._path} of the trace at {self._files} can't be read "
                 f"({type(error).__name__}: {error}). The trace was damaged, moved or deleted."
             ) from error
-        if self._n_experts is not None:
-            schema.check_ids(self._path, values, self._n_experts)
+        if self.check is not None:
+            self.check(self._path, values, key)
         return values
+
+    def cut(self, size: int) -> None:
+        """Forget what lies beyond a size, which a later flush wrote; all before must be there."""
+        if self.shape[0] < size:
+            raise ValueError(f"{self._path} has {self.shape[0]} of {size} rows")
+        self.shape = (size, *self.shape[1:])
+        self._require(0, size)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return some rows."""

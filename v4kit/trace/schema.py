@@ -50,7 +50,7 @@ COLUMNS: tuple[Column, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One variable of `trace.routing`."""
+    """One variable of `trace.routing`, or of attention as it is stored."""
 
     name: str
     """Its name."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,9 +10,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from v4kit.core import TOKEN
+from v4kit.attention import Attention, attention_to_tokens
+from v4kit.core import LAYER, TOKEN
 from v4kit.errors import InputError, TraceError
 from v4kit.trace import schema
+from v4kit.trace.attention_schema import check_attention, check_attention_meta
 
 _REPR = 120
 """Most characters of a repr."""
@@ -25,18 +26,29 @@ class Trace:
     `tokens` is a DataFrame with one row per token; `routing` a Dataset over `(token, layer, slot)`,
     lazy when the trace was opened from disk; `meta` a dict of everything needed to say what this
     is a trace of. A row whose token was never fed to the model (the last sampled one) has
-    `valid` False, experts −1 and NaN elsewhere.
+    `valid` False, experts −1 and NaN elsewhere. `stored_attention` is attention as it is kept;
+    `attention` and `attention_to_tokens` are how to read it.
 
     Raises:
         TraceFormatError: Columns, variables or sizes do not agree.
     """
 
-    def __init__(self, tokens: pd.DataFrame, routing: xr.Dataset, meta: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        tokens: pd.DataFrame,
+        routing: xr.Dataset,
+        meta: dict[str, Any],
+        attention: Attention | None = None,
+    ) -> None:
         schema.check_meta(meta)
         schema.check_shapes(tokens, routing, meta)
+        if attention is not None:
+            check_attention_meta(meta)
+            check_attention(attention, len(tokens), meta)
         self.tokens = tokens
         self.routing = routing
         self.meta = meta
+        self.stored_attention = attention
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -63,7 +75,8 @@ class Trace:
         """
         rows = _rows(key, len(self))
         tokens = self.tokens.iloc[rows].reset_index(drop=True)
-        return type(self)(tokens, self.routing.isel({TOKEN: rows}), self.meta)
+        attention = None if self.stored_attention is None else self.stored_attention.take(rows)
+        return type(self)(tokens, self.routing.isel({TOKEN: rows}), self.meta, attention)
 
     @property
     def text(self) -> str:
@@ -75,6 +88,80 @@ class Trace:
         """The generated text, special tokens left out."""
         rows = (self.tokens["phase"] == "generated") & ~self.tokens["special"]
         return "".join(self.tokens["text"][rows])
+
+    @property
+    def attention(self) -> xr.Dataset:
+        """What every token attends to: intervals of tokens, not single tokens.
+
+        Over `(token, layer, [head,] source)`: `start`, `stop` (half-open interval of positions
+        within the document, −1 for none), `mass` (share of the attention, strongest first where a
+        number of sources was kept) and `kind` (0: a single token of the window, 1: a compressed
+        block, −1: none). Over `(token, layer[, head])`: `sink` (share that goes to no token),
+        `window`, `compressed`, `rest` (share of sources that were not kept; kept + rest + sink =
+        1) and `entropy_bits` (over all sources and the sink). Over `(token, layer)`:
+        `visible_blocks` and `chosen_blocks`. Without a head axis all values are those of the heads'
+        mean. Rows that were not fed to the model are −1 and NaN.
+
+        Raises:
+            TraceError: Attention was not recorded; the message says why.
+        """
+        return self.require_attention().dataset()
+
+    def attention_to_tokens(
+        self,
+        tokens: int | slice | Sequence[int] | np.ndarray | None = None,
+        *,
+        layers: int | Sequence[int] | None = None,
+        convention: str = "uniform",
+    ) -> xr.Dataset:
+        """Return attention folded onto a token axis, by a convention that has a name.
+
+        A block's mass belongs to all its tokens together; any split over them is a convention, so
+        keep its name beside what you show. The window and the blocks overlap, and stay apart.
+
+        Args:
+            tokens: Rows of the trace; all if not given.
+            layers: Layer index or indices; all if not given.
+            convention: "uniform" splits a block's mass evenly over the tokens it covers. "pooled"
+                splits it as the compressor's gate weighs them, averaged over channels (needs
+                `Record(pooling=True)`).
+
+        Returns:
+            `window` and `compressed` over `(token, layer, [head,] position)`, `sink` and `rest`
+            over `(token, layer[, head])`; their sum over positions is 1. `position` counts within
+            each token's own document; `token` names the rows. `attrs` hold the convention.
+
+        Raises:
+            TraceError: Attention was not recorded.
+            InputError: Unknown rows, layers or convention; weights that were not recorded; or a
+                result of more than 2 GB.
+        """
+        attention = self.require_attention()
+        everything = np.arange(len(self))
+        rows = everything if tokens is None else everything[_rows(tokens, len(self))]
+        several = range(attention.values.sizes[LAYER]) if layers is None else layers
+        chosen = [several] if isinstance(several, (int, np.integer)) else list(several)
+        unknown = [layer for layer in chosen if not 0 <= layer < attention.values.sizes[LAYER]]
+        if unknown:
+            raise InputError(
+                f"There is no layer {unknown[0]}; the trace has layers 0 to "
+                f"{attention.values.sizes[LAYER] - 1}."
+            )
+        return attention_to_tokens(attention, self.tokens, rows, chosen, convention)
+
+    def require_attention(self) -> Attention:
+        """Return attention as it is stored.
+
+        Raises:
+            TraceError: It was not recorded; the message says why.
+        """
+        if self.stored_attention is None:
+            why = (self.meta.get("attention") or {}).get("why") or "it was not recorded."
+            raise TraceError(
+                f"This trace holds no attention: {why} "
+                "Record with v4kit.Record(attention=16) on a model that returns its weights."
+            )
+        return self.stored_attention
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -95,9 +182,15 @@ class Trace:
         return save(self, Path(path))
 
     def to_parquet(self, folder: str | Path) -> Path:
-        """Write `tokens.parquet` and `routing.parquet` for SQL users; return the folder.
+        """Write tables for SQL users into the folder; return the folder.
 
-        `routing.parquet` has one row per token, layer and slot. Needs `pip install v4kit[parquet]`.
+        `tokens.parquet` has one row per token, `routing.parquet` one per token, layer and slot.
+        With attention, `attention.parquet` has one row per token, layer(, head) and source: the
+        half-open interval of positions from `start` to `stop`, its `kind` ("window": one token, or
+        "block") and `mass`; `attention_layers.parquet` one per token and layer(, head): the shares,
+        the entropy and the numbers of blocks. Tokens that were never fed to the model have no rows
+        in them. Tables of another trace in the folder are replaced. Needs
+        `pip install v4kit[parquet]`.
 
         Raises:
             TraceWriteError: The disk is full or the place can't be written.
@@ -141,74 +234,6 @@ def _rows(key: Any, length: int) -> slice | np.ndarray:
     if wrong.size:
         raise IndexError(f"The trace has {length} tokens; there is no token {wrong[0]}.")
     return rows.astype(int)
-
-
-def concat(traces: Iterable[Trace]) -> Trace:
-    """Return one Trace of several; documents are numbered anew, positions kept.
-
-    What the metas agree on is kept; where they differ, the joined meta lists their values.
-
-    Raises:
-        InputError: There is no trace to join.
-        TraceError: The traces are of models with different layers, experts or selection biases, or
-            were recorded with different settings.
-    """
-    parts = list(traces)
-    if not parts:
-        raise InputError("concat needs at least one trace; given was an empty list.")
-    first = parts[0]
-    for part in parts[1:]:
-        _check_alike(first, part)
-    frames, next_document = [], 0
-    for part in parts:
-        numbers, known = pd.factorize(part.tokens["document"])
-        document = (numbers + next_document).astype(np.int32)
-        frames.append(part.tokens.assign(document=document))
-        next_document += len(known)
-    tokens = pd.concat(frames, ignore_index=True)
-    routing = xr.concat(
-        [part.routing for part in parts],
-        dim=TOKEN,
-        data_vars="minimal",
-        coords="minimal",
-        compat="override",
-        join="override",
-    )
-    return Trace(tokens, routing, _joined_meta([part.meta for part in parts]))
-
-
-def _check_alike(first: Trace, other: Trace) -> None:
-    """Raise `TraceError` unless two traces can be joined."""
-    if other.meta["architecture"] != first.meta["architecture"]:
-        raise TraceError(
-            f"Traces of different architectures can't be joined: {first!r} and {other!r}. "
-            "Keep them apart, and compare them."
-        )
-    if set(other.routing.data_vars) != set(first.routing.data_vars):
-        raise TraceError(
-            "Traces recorded with different settings can't be joined: one has "
-            f"{sorted(map(str, first.routing.data_vars))}, another "
-            f"{sorted(map(str, other.routing.data_vars))}. Record them with the same Record."
-        )
-    if "bias" in first.routing and not first.routing["bias"].equals(other.routing["bias"]):
-        raise TraceError(
-            "Traces with different selection biases can't be joined: their models differ. "
-            "Keep them apart, and compare them."
-        )
-
-
-def _joined_meta(metas: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what all metas agree on; where they differ, the list of their values."""
-    joined = copy.deepcopy(metas[0])
-    for key in sorted({key for meta in metas for key in meta}):
-        values = [meta.get(key) for meta in metas]
-        if any(value != values[0] for value in values):
-            distinct: list[Any] = []
-            for value in values:
-                if value not in distinct:
-                    distinct.append(value)
-            joined[key] = distinct
-    return joined
 
 
 def open_trace(path: str | Path) -> Trace:

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 import zarr
 from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore
 
+from v4kit.core import TOKEN
 from v4kit.errors import TraceError, TraceWriteError
 from v4kit.trace import schema
-from v4kit.trace.layout import COMMITTED, FORMAT, VERSION, Stored, routing_arrays, token_arrays
+from v4kit.trace.attention_schema import check_attention, check_recorded, check_rows
+from v4kit.trace.layout import (
+    COMMITTED,
+    FORMAT,
+    MOST_CHUNK_BYTES,
+    VERSION,
+    Stored,
+    attention_arrays,
+    routing_arrays,
+    token_arrays,
+)
 from v4kit.trace.overview import Overview
 from v4kit.trace.trace import Trace
+from v4kit.trace.values import Values
+
+_HELD = 64 * 2**20
+"""Bytes of attention masses that wait for a chunk of rows to be whole."""
 
 
 @contextlib.contextmanager
@@ -83,11 +98,11 @@ class TraceWriter:
         self._variables: list[str] = []
         self._stored: dict[str, Stored] = {}
         self._arrays: dict[str, Any] = {}
-        self._codes: dict[str, dict[str, int]] = {
-            column.name: {} for column in schema.COLUMNS if column.dtype == "code"
-        }
+        self._attention: list[str] = []
+        self._values = Values()
         self._pending: list[Trace] = []
         self._rows = 0
+        self._held = 0
         self._ends: dict[str, int] = {}
 
     def __enter__(self) -> Self:
@@ -124,15 +139,23 @@ class TraceWriter:
             TraceWriteError: The disk is full, or the meta is no JSON.
         """
         schema.check_shapes(trace.tokens, trace.routing, trace.meta)
+        check_recorded(trace.meta)
+        if trace.stored_attention is not None:
+            check_attention(trace.stored_attention, len(trace), trace.meta)
         if not self._arrays:
             self._create(trace)
         self._check_fits(trace)
-        step, start = min(s.chunk[0] for s in self._stored.values() if s.grows), 0
+        step, start = min(s.chunk[0] for s in self._stored.values() if s.dims[0] == TOKEN), 0
+        masses = _mass_bytes(trace)
         while start < len(trace):
             stop = min(len(trace), start + step - self._rows % step)
+            # Rows of long documents may have so many masses that a whole chunk of them is too much.
+            fitting = np.searchsorted(np.cumsum(masses[start:stop]), _HELD - self._held)
+            stop = min(stop, start + 1 + int(fitting))
             self._hold(trace[start:stop])
+            self._held += int(masses[start:stop].sum())
             start = stop
-            if self._rows % step == 0:
+            if self._rows % step == 0 or self._held >= _HELD:
                 with writing(self.folder):
                     self._write()
 
@@ -148,6 +171,16 @@ class TraceWriter:
         self._variables = [str(name) for name in trace.routing.data_vars]
         architecture = self._meta["architecture"]
         stored = [*token_arrays(), *routing_arrays(self._variables, architecture)]
+        if trace.stored_attention is not None:
+            self._attention = _attention_names(trace)
+            stored += attention_arrays(self._attention, self._meta)
+        for array in stored:
+            if (size := math.prod(array.chunk) * np.dtype(array.dtype).itemsize) > MOST_CHUNK_BYTES:
+                raise TraceError(
+                    f"One row of {array.path} takes {size:,} bytes; a trace on disk holds rows of "
+                    f"up to {MOST_CHUNK_BYTES:,}. Record fewer sources or heads, or "
+                    'attention="full", which has no such limit.'
+                )
         self._stored = {array.path: array for array in stored}
         with writing(self.folder):
             root = zarr.create_group(LocalStore(self.folder), zarr_format=3)
@@ -160,20 +193,27 @@ class TraceWriter:
         self._overview = Overview(self._meta)
 
     def _check_fits(self, trace: Trace) -> None:
-        same = json.loads(to_json(trace.meta["architecture"])) == self._meta["architecture"]
-        if not same or {str(name) for name in trace.routing.data_vars} != set(self._variables):
+        asked = ["architecture", "attention"] if trace.stored_attention else ["architecture"]
+        same = all(json.loads(to_json(trace.meta[n])) == self._meta.get(n) for n in asked)
+        variables = {str(name) for name in trace.routing.data_vars}
+        attention = _attention_names(trace)
+        if not same or variables != set(self._variables) or attention != self._attention:
+            held = [*self._variables, *(f"attention {name}" for name in self._attention)]
             raise TraceError(
                 f"{trace!r} can't be appended to {self.folder}, which holds "
-                f"{', '.join(self._variables)} of {self._meta.get('model')}. "
+                f"{', '.join(held)} of {self._meta.get('model')}. "
                 "Record with the same model and the same Record."
             )
 
     def _hold(self, part: Trace) -> None:
         n_experts = self._meta["architecture"]["n_experts"]
-        loaded = Trace(part.tokens, part.routing.load(), part.meta)
+        attention = None if part.stored_attention is None else part.stored_attention.load()
+        loaded = Trace(part.tokens, part.routing.load(), part.meta, attention)
         for name in schema.EXPERT_IDS:
             if name in loaded.routing:
                 schema.check_ids(name, loaded.routing[name].to_numpy(), n_experts)
+        if attention is not None:
+            check_rows(attention, part.tokens)
         self._pending.append(loaded)
         self._rows += len(part)
         self.overview.add(loaded)
@@ -182,12 +222,7 @@ class TraceWriter:
         """Write what is pending; after a failure the same rows are written to the same places."""
         if not self._pending:
             return
-        tokens = pd.concat([part.tokens for part in self._pending], ignore_index=True)
-        values = self._token_values(tokens)
-        for name in self._variables:
-            if self._stored[f"routing/{name}"].grows:
-                parts = [part.routing[name].to_numpy() for part in self._pending]
-                values[f"routing/{name}"] = np.concatenate(parts)
+        values = self._values.of(self._pending, self._stored, self._ends)
         ends = {}
         for path, rows in values.items():
             start = self._ends.get(path, 0)
@@ -196,26 +231,7 @@ class TraceWriter:
             if array.shape[0] < ends[path]:
                 array.resize((ends[path], *array.shape[1:]))
             array[start : ends[path]] = rows
-        self._ends, self._pending = ends, []
-
-    def _token_values(self, tokens: pd.DataFrame) -> dict[str, np.ndarray]:
-        """Return the new elements of every array of the token table."""
-        values: dict[str, np.ndarray] = {}
-        for column in schema.COLUMNS:
-            path, series = f"tokens/{column.name}", tokens[column.name]
-            if column.dtype == "text":
-                encoded = [text.encode() for text in schema.plain_text(series.fillna("").tolist())]
-                sizes = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-                values[f"{path}_end"] = sizes + self._ends.get(f"{path}_bytes", 0)
-                values[f"{path}_bytes"] = np.frombuffer(b"".join(encoded), np.uint8)
-            elif column.dtype == "code":
-                codes = self._codes[column.name]
-                numbers, texts = pd.factorize(series.fillna(column.missing))
-                known = [codes.setdefault(t, len(codes)) for t in schema.plain_text(texts)]
-                values[path] = np.array(known, np.int32)[numbers]
-            else:
-                values[path] = schema.exactly(column.name, series.to_numpy(), column.dtype)
-        return values
+        self._ends, self._pending, self._held = ends, [], 0
 
     def _commit(self) -> None:
         state = {
@@ -223,7 +239,8 @@ class TraceWriter:
             "version": VERSION,
             "rows": self._ends.get("tokens/id", 0),
             "variables": self._variables,
-            "codes": {name: list(codes) for name, codes in self._codes.items()},
+            "attention": self._attention,
+            "codes": self._values.codes,
             "meta": self._meta,
         }
         partial = self.folder / f"{COMMITTED}.partial"
@@ -232,6 +249,20 @@ class TraceWriter:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self.folder / COMMITTED)
+
+
+def _attention_names(trace: Trace) -> list[str]:
+    """Return the names of a trace's stored variables of attention, sorted."""
+    kept = trace.stored_attention
+    return [] if kept is None else sorted(str(name) for name in kept.values.data_vars)
+
+
+def _mass_bytes(trace: Trace) -> np.ndarray:
+    """Return how many bytes of masses each row has, where all are kept."""
+    sizes = np.zeros(len(trace), np.int64)
+    for layer in trace.stored_attention.masses if trace.stored_attention else ():
+        sizes += layer.columns * layer.heads * np.dtype(np.float32).itemsize
+    return sizes
 
 
 def _create_array(root: Any, stored: Stored) -> Any:

@@ -1,0 +1,107 @@
+"""Several traces as one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from v4kit.attention import concat_attention
+from v4kit.core import TOKEN
+from v4kit.errors import InputError, TraceError
+from v4kit.trace.trace import Trace
+
+
+def concat(traces: Iterable[Trace]) -> Trace:
+    """Return one Trace of several; documents are numbered anew, positions kept.
+
+    What the metas agree on is kept; where they differ, the joined meta lists their values.
+
+    Raises:
+        InputError: There is no trace to join.
+        TraceError: The traces are of models with different layers, experts or selection biases, or
+            were recorded with different settings.
+    """
+    parts = list(traces)
+    if not parts:
+        raise InputError("concat needs at least one trace; given was an empty list.")
+    first = parts[0]
+    for part in parts[1:]:
+        _check_alike(first, part)
+    frames, next_document = [], 0
+    for part in parts:
+        numbers, known = pd.factorize(part.tokens["document"])
+        document = (numbers + next_document).astype(np.int32)
+        frames.append(part.tokens.assign(document=document))
+        next_document += len(known)
+    tokens = pd.concat(frames, ignore_index=True)
+    routing = xr.concat(
+        [part.routing for part in parts],
+        dim=TOKEN,
+        data_vars="minimal",
+        coords="minimal",
+        compat="override",
+        join="override",
+    )
+    kept = [part.stored_attention for part in parts if part.stored_attention is not None]
+    attention = concat_attention(kept) if kept else None
+    return Trace(tokens, routing, _joined_meta([part.meta for part in parts]), attention)
+
+
+def _check_alike(first: Trace, other: Trace) -> None:
+    """Raise `TraceError` unless two traces can be joined."""
+    if other.meta["architecture"] != first.meta["architecture"]:
+        raise TraceError(
+            f"Traces of different architectures can't be joined: {first!r} and {other!r}. "
+            "Keep them apart, and compare them."
+        )
+    if set(other.routing.data_vars) != set(first.routing.data_vars):
+        raise TraceError(
+            "Traces recorded with different settings can't be joined: one has "
+            f"{sorted(map(str, first.routing.data_vars))}, another "
+            f"{sorted(map(str, other.routing.data_vars))}. Record them with the same Record."
+        )
+    if _attended(other) != _attended(first):
+        raise TraceError(
+            f"Traces with different attention can't be joined: one has {_attended(first)}, "
+            f"another {_attended(other)}. Record them with the same Record."
+        )
+    if "bias" in first.routing and not first.routing["bias"].equals(other.routing["bias"]):
+        raise TraceError(
+            "Traces with different selection biases can't be joined: their models differ. "
+            "Keep them apart, and compare them."
+        )
+
+
+def _attended(trace: Trace) -> str:
+    """Return how attention was recorded."""
+    if trace.stored_attention is None:
+        return "none"
+    names = ", ".join(sorted(map(str, trace.stored_attention.values.data_vars)))
+    return f"{trace.meta['attention']} ({names})"
+
+
+def _joined_meta(metas: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what all metas agree on; where they differ, the list of their values."""
+    joined = copy.deepcopy(metas[0])
+    for key in sorted({key for meta in metas for key in meta}):
+        values = [meta.get(key) for meta in metas]
+        if any(value != values[0] for value in values):
+            distinct: list[Any] = []
+            for value in values:
+                if value not in distinct:
+                    distinct.append(value)
+            joined[key] = distinct
+    if isinstance(joined.get("attention"), list):
+        joined["attention"] = _lacking([meta.get("attention") or {} for meta in metas])
+    return joined
+
+
+def _lacking(recorded: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return why there is no attention, of traces that lack it for different reasons."""
+    reasons = dict.fromkeys(str(part["why"]) for part in recorded if part.get("why"))
+    return {**recorded[0], "sources": None, "why": " ".join(reasons) or None}
