@@ -1,4 +1,4 @@
-"""Models for tests: random ones of three families, made in milliseconds, and the shipped one.
+"""Models for tests: random ones of four families, made in milliseconds, and the shipped one.
 
 Builders are cached, so a run makes each once; a test that changes a model builds its own with
 `fresh`. Random means trained on nothing, not trivial: weights are large enough that experts, blocks
@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     DeepseekV4Config,
     DeepseekV4ForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     OlmoeConfig,
@@ -153,7 +155,7 @@ def _randomise(hf: Any) -> None:
 
 
 def fresh(family: str, *, seed: int = 1, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
-    """A new transformers model: "small" or "wide" (DeepSeek-V4), "mixtral" or "olmoe"."""
+    """A new model: "small" or "wide" (DeepSeek-V4), "mixtral", "olmoe" or "gpt_oss"."""
     common = {
         "vocab_size": len(tokenizer()),
         "hidden_size": 32,
@@ -174,6 +176,15 @@ def fresh(family: str, *, seed: int = 1, dtype: torch.dtype = torch.float32, **c
         elif family == "mixtral":
             sizes = {"num_hidden_layers": 3, "num_local_experts": 8, "num_experts_per_tok": 2}
             hf = MixtralForCausalLM(MixtralConfig(**common | sizes | changes))
+        elif family == "gpt_oss":
+            sizes = {"num_hidden_layers": 4, "num_local_experts": 8, "num_experts_per_tok": 2}
+            sizes |= {
+                "head_dim": 8,
+                "sliding_window": 8,
+                "rope_parameters": {"rope_type": "default"},
+            }
+            hf = GptOssForCausalLM(GptOssConfig(**common | sizes | changes))
+            _randomise(hf)
         else:
             sizes = {"num_hidden_layers": 2, "num_experts": 12, "num_experts_per_tok": 4}
             hf = OlmoeForCausalLM(OlmoeConfig(**common | sizes | changes))

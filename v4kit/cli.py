@@ -59,6 +59,14 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--top-p", type=float, default=1.0, metavar="P")
     add.add_argument("--seed", type=int, metavar="SEED")
     add.add_argument("--routing", choices=("ids", "scores", "full"), default="scores")
+    add.add_argument(
+        "--attention",
+        type=_sources,
+        default="auto",
+        metavar="N",
+        help="strongest attention sources to keep per token and layer; auto (16), full or none",
+    )
+    add.add_argument("--heads", choices=("mean", "each"), default="mean")
     add.add_argument("--out", type=Path, default=Path("run.v4trace"), metavar="FILE")
     add.add_argument("--html", type=Path, metavar="FILE", help="also write the HTML report")
     add.set_defaults(command=_record)
@@ -75,6 +83,11 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _sources(text: str) -> Any:
+    """Return what `--attention` means: a number, a word, or None for none."""
+    return None if text == "none" else int(text) if text.lstrip("-").isdigit() else text
+
+
 def _demo(options: argparse.Namespace) -> None:
     from v4kit.demo import demo
 
@@ -83,7 +96,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _record(options: argparse.Namespace) -> None:
     prompt = _prompt(options)
-    record = v4kit.Record(routing=options.routing)
+    record = v4kit.Record(routing=options.routing, attention=options.attention, heads=options.heads)
     print(f"Loading {options.model} …", file=sys.stderr)
     model = v4kit.load(options.model)
     if options.read:
@@ -162,6 +175,7 @@ def _about(what: str) -> dict[str, Any]:
             "layers": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
             "recorded": ", ".join(map(str, trace.routing.data_vars)),
             **meta,
+            "attention": trace.meta.get("attention") or "not recorded",
         }
     from v4kit.arch import describe
     from v4kit.models.load import read_config

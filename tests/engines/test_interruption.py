@@ -205,10 +205,19 @@ def test_interrupted_when_rows_are_stored_but_do_not_count(twice, monkeypatch) -
     commit = recorder.commit
 
     def commit_and_stop() -> None:
-        pending = dict(recorder._pending)
+        parts = [
+            getattr(room, name)
+            for room, names in (
+                (recorder.routing, ["_pending"]),
+                (recorder.attention, ["_pending", "_chosen"]),
+            )
+            for name in names
+        ]
+        pending = [dict(part) for part in parts]
         commit()
         if twice:
-            recorder._pending.update(pending)
+            for part, kept in zip(parts, pending, strict=True):
+                part.update(kept)
             commit()
         raise KeyboardInterrupt
 
@@ -217,4 +226,5 @@ def test_interrupted_when_rows_are_stored_but_do_not_count(twice, monkeypatch) -
         next(stream)
     after = stream.trace
     assert after.routing.identical(before.routing)
+    assert after.attention.identical(before.attention)
     assert after.tokens["valid"].tolist() == before.tokens["valid"].tolist()

@@ -108,7 +108,7 @@ class TestArithmetic:
             used = np.sort(trace.routing["experts"].sel(layer=layer), axis=-1)
             np.testing.assert_array_equal(used, np.sort(spy.runs()[0].gates[layer][2], axis=-1))
             differ += (used != np.sort(experts, axis=-1)).any(-1).sum()
-        assert differ > 0 or folder.name.startswith("olmoe")
+        assert differ > 0 or folder.name.startswith(("olmoe", "mixtral"))
 
     def test_wrap_can_ask_for_float32(self) -> None:
         model = v4kit.wrap(

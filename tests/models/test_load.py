@@ -10,7 +10,7 @@ import v4kit
 from tests import zoo
 from v4kit.errors import InputError, ModelError, ModelNotFound, UnsupportedModel
 
-FAMILIES = "deepseek_v4, mixtral, olmoe"
+FAMILIES = "deepseek_v4, gpt_oss, mixtral, olmoe"
 
 
 @pytest.fixture(scope="module")

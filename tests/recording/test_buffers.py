@@ -41,4 +41,5 @@ def test_asking_after_every_step_changes_nothing(routing) -> None:
     for experts, row in steps:
         np.testing.assert_array_equal(experts, row)
     whole = model.generate(prompt, max_new_tokens=150, seed=1, temperature=1.0, record=record)
-    assert_same(whole, stream.trace)
+    # Sums over blocks that are padded to another width may round differently.
+    assert_same(whole, stream.trace, rounding=1e-6)

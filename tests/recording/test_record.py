@@ -209,7 +209,7 @@ class TestRefusals:
             num_attention_heads=1,
         )  # fmt: skip
         with (
-            pytest.raises(UnsupportedModel, match=r"'llama'.*deepseek_v4, mixtral, olmoe"),
+            pytest.raises(UnsupportedModel, match=r"'llama'.*deepseek_v4, gpt_oss, mixtral, olmoe"),
             v4kit.record(LlamaForCausalLM(config)),
         ):
             pass

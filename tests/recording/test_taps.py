@@ -148,11 +148,11 @@ class TestChanging:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("kind", ["attention", "routers", None])
+    @pytest.mark.parametrize("kind", ["attentions", "routers", None])
     def test_kind(self, kind) -> None:
         model = zoo.model("small")
         with (
-            pytest.raises(InputError, match=r"knows the kind 'router'"),
+            pytest.raises(InputError, match=r"knows the kinds 'router', 'attention', 'indexer'"),
             model.tap(kind, print),
         ):
             pass

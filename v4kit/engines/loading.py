@@ -21,6 +21,7 @@ def load(
     offload_folder: str | Path | None = None,
     revision: str | None = None,
     router_dtype: str = "float32",
+    attn_implementation: str = "eager",
 ) -> Model:
     """Return a model, ready to record; without arguments the small trained one, offline.
 
@@ -32,6 +33,8 @@ def load(
         offload_folder: Folder for layers that do not fit into memory.
         revision: Commit, tag or branch of a hub id.
         router_dtype: "float32" computes gates as DeepSeek's own code does; "native" in `dtype`.
+        attn_implementation: As in transformers; "eager" alone returns attention weights, which a
+            trace can then hold.
 
     Raises:
         ModelNotFound: There is no such model, or it can't be reached.
@@ -45,6 +48,7 @@ def load(
         max_memory=max_memory,
         offload_folder=offload_folder,
         revision=revision,
+        attn_implementation=attn_implementation,
     )
     return Model(
         loaded.model,

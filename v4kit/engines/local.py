@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from v4kit.core import Record, to_record
 from v4kit.engines.base import Sampling, Step, stops, whole
 from v4kit.engines.reading import read, read_many
 from v4kit.engines.stream import Stream
-from v4kit.engines.text import Prompt, encode_prompt
+from v4kit.engines.tapping import Tapped, tapped
+from v4kit.engines.text import Prompt, encode_prompt, stop_ids
 from v4kit.errors import InputError, ModelBusy
 from v4kit.models.chat import edition_of
 from v4kit.models.gates import run_in_float32
-from v4kit.recording import attached, find_routers, router_tap
+from v4kit.recording import attached, find_attentions, find_indexers, find_routers
 from v4kit.recording.meta import trace_meta
-from v4kit.recording.taps import Hook, Tap
+from v4kit.recording.taps import Before, Hook
 from v4kit.trace import Trace
 
 
@@ -49,14 +51,24 @@ class Model:
         self.tokenizer = tokenizer
         self.family = family_of(hf.config)
         self.architecture = describe(hf.config)
-        self.routers = find_routers(hf, self.family, self.architecture)
+        self.routers: dict[int, nn.Module] = find_routers(hf, self.family, self.architecture)
         if router_dtype == "float32":
             run_in_float32(self.routers.values())
-        self.stop_ids = _stop_ids(hf, tokenizer)
+        self.stop_ids = stop_ids(hf, tokenizer)
         self.edition = edition_of(hf.config)
         self.meta = trace_meta(hf, self.architecture, self.routers, name=name, revision=revision)
-        self._taps: list[tuple[tuple[int, ...], Tap]] = []
+        self._taps: list[Tapped] = []
         self._lock = threading.RLock()
+
+    @cached_property
+    def attentions(self) -> dict[int, nn.Module]:
+        """The attention modules whose columns are known, by layer index."""
+        return find_attentions(self.hf, self.family, self.architecture)
+
+    @cached_property
+    def indexers(self) -> dict[int, nn.Module]:
+        """The modules that choose among compressed blocks, by layer index."""
+        return find_indexers(self.attentions, self.family)
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.hf.parameters())
@@ -201,30 +213,25 @@ class Model:
 
     @contextlib.contextmanager
     def tap(
-        self, kind: str, tap: Tap, *, layers: int | Sequence[int] | None = None
+        self, kind: str, tap: Callable[[Any], Any], *, layers: int | Sequence[int] | None = None
     ) -> Iterator[None]:
         """Call `tap(event)` for every forward pass and layer while the block runs.
 
-        The event has `layer`, `positions`, `logits`, `scores`, `weights`, `experts`, all live.
-        Returning None only looks; returning `event.change(experts=…, weights=…)` edits.
+        All events have `layer` and `positions`, and tensors that are live, not copies. "router":
+        `logits`, `scores`, `weights`, `experts`. "attention": `weights` `[head, token, column]`
+        with `start`, `stop` and `kind` of each column, and the `sink`'s share. "indexer": the
+        `blocks` that were chosen and the `scores` of all, with `start` and `stop` of each block.
+        Returning None only looks; returning `event.change(…)` edits routers and indexers.
 
         Args:
-            kind: "router".
+            kind: "router", "attention" or "indexer".
             tap: Your function.
-            layers: Layer index or indices; None means all with a router.
+            layers: Layer index or indices; None means all that have one.
 
         Raises:
-            InputError: The kind is unknown, or a layer has no router.
+            InputError: The kind is unknown, or a layer does not have it.
         """
-        if kind != "router":
-            raise InputError(f"tap knows the kind 'router'; given was {kind!r}.")
-        several = self.routers if layers is None else layers
-        chosen = (several,) if isinstance(several, int) else tuple(several)
-        unknown = [layer for layer in chosen if layer not in self.routers]
-        if unknown:
-            known = ", ".join(map(str, self.routers))
-            raise InputError(f"Layer {unknown[0]} has no router; the layers with one are {known}.")
-        entry = (chosen, tap)
+        entry = tapped(self, kind, layers, tap)
         self._taps.append(entry)
         try:
             yield
@@ -248,7 +255,11 @@ class Model:
             self._lock.release()
 
     def forward(
-        self, ids: list[int], start: int, cache: Any, hooks: Sequence[tuple[nn.Module, Hook]]
+        self,
+        ids: list[int],
+        start: int,
+        cache: Any,
+        hooks: Sequence[tuple[nn.Module, Hook | Before]],
     ) -> tuple[Tensor, Any]:
         """Return the logits `[token, vocabulary]` of one document's next tokens, and the cache.
 
@@ -256,11 +267,7 @@ class Model:
         `hooks`, so that what is recorded is what was used.
         """
         positions = torch.arange(start, start + len(ids))
-        taps = [
-            (self.routers[layer], router_tap(layer, self.family.scoring, lambda: positions, tap))
-            for chosen, tap in self._taps
-            for layer in chosen
-        ]
+        taps = [pair for entry in self._taps for pair in entry.hooks(self, lambda: positions)]
         inputs = torch.tensor([ids], device=_input_device(self.hf))
         with self.busy(), torch.inference_mode(), attached([*taps, *hooks]):
             output = self.hf(input_ids=inputs, past_key_values=cache, use_cache=True)
@@ -290,10 +297,3 @@ def _input_device(hf: Any) -> torch.device:
     """Return where ids are to be put; offloaded embeddings are on meta, and fetch theirs."""
     device: torch.device = hf.get_input_embeddings().weight.device
     return torch.device("cpu") if device.type == "meta" else device
-
-
-def _stop_ids(hf: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the ids that end a generation: the model's own and the tokenizer's."""
-    named = getattr(hf.generation_config, "eos_token_id", None)
-    ids = named if isinstance(named, list) else [named]
-    return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)

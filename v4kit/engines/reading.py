@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from v4kit.core import Record
 from v4kit.engines.session import Session
 from v4kit.errors import InputError
+from v4kit.recording import recorded_bytes
 from v4kit.trace import Trace, concat, open_trace
-from v4kit.trace.schema import BY_NAME
 
 if TYPE_CHECKING:
     from v4kit.engines.local import Model
@@ -46,7 +46,7 @@ def read_many(
     if not documents:
         raise InputError("read_many needs at least one text; given was an empty list.")
     tokens = sum(len(ids) for ids in documents)
-    size = tokens * row_bytes(model, record)
+    size = sum(recorded_bytes(model.architecture, record, len(ids)) for ids in documents)
     bar = tqdm(
         total=tokens, unit="tok", desc=f"reading, {size / 1e6:,.1f} MB", disable=not progress
     )
@@ -62,16 +62,6 @@ def read_many(
 
     with bar:
         return _collect(traces()) if folder is None else _write(traces(), folder)
-
-
-def row_bytes(model: Model, record: Record) -> int:
-    """Return the bytes that one token's routing takes before compression."""
-    architecture = model.architecture
-    per_slot = {"ids": ["experts", "weights"]}.get(record.routing, ["experts", "weights", "scores"])
-    slot = sum(np.dtype(BY_NAME[name].dtype).itemsize for name in per_slot)
-    rest = 0 if record.routing == "ids" else 8
-    full = 4 * architecture.n_experts if record.routing == "full" else 0
-    return architecture.n_layers * (architecture.top_k * slot + rest + full)
 
 
 def _collect(traces: Iterator[Trace]) -> Trace:

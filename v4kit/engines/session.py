@@ -8,10 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from v4kit.core import Record
-from v4kit.recording import RoutingRecorder
+from v4kit.recording import PassRecorder, check_size
 from v4kit.recording.likelihood import Likelihood
 from v4kit.recording.text import TokenText, text_columns
-from v4kit.trace import Trace, make_trace
+from v4kit.trace import Trace
 
 if TYPE_CHECKING:
     from v4kit.engines.local import Model
@@ -20,26 +20,36 @@ if TYPE_CHECKING:
 class Session:
     """The tokens of one document, how far they were fed, and what was recorded on the way.
 
-    Its trace is whole at any moment: rows count when their forward pass has ended.
+    Its trace is whole at any moment: rows count when their forward pass has ended. `further` is how
+    many tokens may come after the prompt.
+
+    Raises:
+        InputError: What is to be recorded would not fit into memory.
     """
 
-    def __init__(self, model: Model, prompt: list[int], record: Record) -> None:
+    def __init__(
+        self, model: Model, prompt: list[int], record: Record, *, further: int = 0
+    ) -> None:
+        check_size(model.architecture, record, len(prompt) + further)
         self.model = model
         self.ids = list(prompt)
         self.n_prompt = len(prompt)
         self.fed = 0
         self._text = TokenText(model.tokenizer)
         self.texts = [self._text.step(token) for token in prompt]
-        self._recorder = RoutingRecorder(model.routers, model.family, model.architecture, record)
+        self._recorder = PassRecorder(
+            model.hf, model.routers, model.family, model.architecture, record
+        )
         self._likelihood = Likelihood()
         self._cache: Any = None
 
     def feed(self, count: int) -> Tensor:
         """Run the model on the next `count` tokens; return the last one's logits, float32."""
         start, stop = self.fed, self.fed + count
+        self._recorder.begin(start, count)
         try:
             logits, self._cache = self.model.forward(
-                self.ids[start:stop], start, self._cache, self._recorder.hooks()
+                self.ids[start:stop], start, self._cache, self._recorder.hooks
             )
         except BaseException:
             self._recorder.discard()
@@ -59,7 +69,7 @@ class Session:
 
     def experts(self) -> np.ndarray:
         """Return the experts of the last completed row `[layer, slot]`."""
-        return self._recorder.last("experts")
+        return self._recorder.routing.last("experts")
 
     def trace(self, **meta: Any) -> Trace:
         """Return the Trace of everything so far; rows that were not fed are empty."""
@@ -72,6 +82,4 @@ class Session:
             **text_columns(self.ids, self.texts, self.model.tokenizer),
             **self._likelihood.columns(rows),
         }
-        return make_trace(
-            columns, self._recorder.arrays(rows, completed=self.fed), {**self.model.meta, **meta}
-        )
+        return self._recorder.trace(columns, {**self.model.meta, **meta}, completed=self.fed)

@@ -37,7 +37,7 @@ class Stream(Iterator[Step]):
         self._sampling = sampling
         self._sampler = Sampler(sampling)
         self._chunk = prefill_chunk or len(prompt)
-        self._session = Session(model, prompt, record)
+        self._session = Session(model, prompt, record, further=sampling.max_new_tokens)
         self._meta = {**meta, "seed": self._sampler.seed, "prefill_chunk": prefill_chunk}
 
     def __next__(self) -> Step:

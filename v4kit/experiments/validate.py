@@ -1,18 +1,22 @@
-"""Proves by experiment that a model's routers are read rightly."""
+"""Proves by experiment that a model's routers and attention are read rightly."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from v4kit.core import HASH
+from v4kit.core import HASH, WINDOW_SOURCE
 from v4kit.engines import Model
-from v4kit.recording import RouterEvent
+from v4kit.recording import AttentionEvent, RouterEvent
+from v4kit.recording.modules import gives_weights
 
 _TOKENS = 24
+_ROUNDING = 5e-3
+"""Most by which a row of bfloat16 weights may add up to more than 1."""
 
 
 def validate(model: Model) -> pd.DataFrame:
@@ -21,16 +25,33 @@ def validate(model: Model) -> pd.DataFrame:
     Each fact is an experiment on a short text: the router `fires` once per pass; it returns
     experts and weights of the expected `shapes`; selecting by score and bias gives the `experts`
     that were used (hash layers: the token's row of the table); the `weights` add up as the
-    architecture says; and halving the weights of this layer `matters` to the logits.
-    `v4kit.validate(model).ok.all()` says that all is well.
+    architecture says; and halving the weights of this layer `matters` to the logits. Attention
+    has its mass where `columns` says that a token can see, on every single token it can see, and
+    with blocks that were chosen only; what a row `sums` to leaves no more than the sink's share.
+    `v4kit.validate(model).ok.all()` says that all is well; `columns` and `sums` are missing where
+    the model returns no attention weights.
     """
-    ids = torch.arange(_TOKENS) % model.architecture.vocabulary
+    # Enough for two of the longest blocks.
+    longest = max(layer.rate for layer in model.architecture.layers)
+    count = min(max(_TOKENS, 2 * longest + 8), model.architecture.context)
+    ids = torch.arange(count) % model.architecture.vocabulary
     seen: dict[int, list[RouterEvent]] = {layer: [] for layer in model.routers}
 
     def look(event: RouterEvent) -> None:
         seen[event.layer].append(event)
 
-    with model.tap("router", look):
+    attended: dict[int, AttentionEvent] = {}
+    chosen: dict[int, Tensor] = {}
+    with contextlib.ExitStack() as taps:
+        taps.enter_context(model.tap("router", look))
+        if gives_weights(model.hf):
+            taps.enter_context(
+                model.tap("attention", lambda event: attended.update({event.layer: event}))
+            )
+        if model.indexers:
+            taps.enter_context(
+                model.tap("indexer", lambda event: chosen.update({event.layer: event.blocks}))
+            )
         base, _ = model.forward(ids.tolist(), 0, None, [])
     rows = []
     for layer, events in seen.items():
@@ -43,11 +64,34 @@ def validate(model: Model) -> pd.DataFrame:
                 "fires": len(events) == 1,
                 **_facts(model, layer, events[0] if events else None, ids),
                 "matters": _matters(model, layer, ids, base),
+                **_attention(model, attended.get(layer), chosen.get(layer)),
             }
         )
     table = pd.DataFrame(rows)
-    facts = ["fires", "shapes", "experts", "weights", "matters"]
-    return table.assign(ok=table[facts].all(axis=1))
+    facts = ["fires", "shapes", "experts", "weights", "matters", "columns", "sums"]
+    return table.assign(ok=table[[fact for fact in facts if fact in table]].all(axis=1))
+
+
+def _attention(
+    model: Model, event: AttentionEvent | None, blocks: Tensor | None
+) -> dict[str, bool]:
+    """Return what one layer's attention shows; nothing if it was not seen."""
+    if event is None:
+        return {}
+    weights = event.weights.float().cpu()
+    seen = torch.from_numpy(event.columns.visible())
+    single = seen & torch.from_numpy(event.kind == WINDOW_SOURCE)
+    if blocks is not None:
+        picked = torch.zeros(len(seen), event.columns.n_blocks + 1, dtype=torch.bool)
+        picked.scatter_(1, blocks.cpu() % picked.shape[1], value=True)
+        seen[:, event.columns.n_window :] &= picked[:, :-1]
+    used = weights > 0
+    total = weights.sum(-1)
+    most = float((total - 1).abs().max() if not model.architecture.sinks else (total - 1).max())
+    return {
+        "columns": bool((used <= seen).all() and (used | ~single).all()),
+        "sums": most < _ROUNDING,
+    }
 
 
 def _facts(model: Model, layer: int, event: RouterEvent | None, ids: Tensor) -> dict[str, bool]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class _Float32View:
-    """A router seen with its weight in float32; everything else is the router's own."""
+    """A router seen with its weight and bias in float32; everything else is the router's own."""
 
     def __init__(self, router: nn.Module) -> None:
         self._router = router
@@ -26,6 +26,10 @@ class _Float32View:
     @property
     def weight(self) -> Tensor:
         return self._router.get_parameter("weight").float()
+
+    @property
+    def bias(self) -> Tensor:
+        return self._router.get_parameter("bias").float()
 
 
 def run_in_float32(routers: Iterable[nn.Module]) -> None:

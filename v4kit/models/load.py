@@ -62,6 +62,7 @@ def load_transformers(
     max_memory: dict[Any, Any] | None,
     offload_folder: str | Path | None,
     revision: str | None,
+    attn_implementation: str,
 ) -> Loaded:
     """Return a model and its tokenizer; None or "tiny" is the model that ships with the kit.
 
@@ -81,7 +82,8 @@ def load_transformers(
     options = _options(revision)
     placement = _placement(device_map, max_memory, offload_folder)
     tokenizer = _tokenizer(source, options)
-    model = _weights(source, {**options, **placement, "config": config, "dtype": torch_dtype})
+    how = {"dtype": torch_dtype, "attn_implementation": attn_implementation}
+    model = _weights(source, {**options, **placement, "config": config, **how})
     commit = getattr(config, "_commit_hash", None)
     return Loaded(model.eval(), tokenizer, "tiny" if source == str(TINY) else source, commit)
 

@@ -16,11 +16,11 @@ from v4kit.core import Record, to_record
 from v4kit.errors import InputError
 from v4kit.recording.likelihood import Likelihood
 from v4kit.recording.meta import model_name, trace_meta
-from v4kit.recording.recorder import RoutingRecorder
+from v4kit.recording.passes import PassRecorder
 from v4kit.recording.routers import find_routers
 from v4kit.recording.taps import attached
 from v4kit.recording.text import text_columns
-from v4kit.trace import Trace, make_trace
+from v4kit.trace import Trace
 
 
 class _Document:
@@ -50,7 +50,7 @@ class Recording:
         routers = find_routers(hf_model, family, self._architecture)
         name = model_name(hf_model)
         self._meta = trace_meta(hf_model, self._architecture, routers, name=name)
-        self._recorder = RoutingRecorder(routers, family, self._architecture, record)
+        self._recorder = PassRecorder(hf_model, routers, family, self._architecture, record)
         self._documents: list[_Document] = []
         self._of_cache: WeakKeyDictionary[Any, list[_Document]] = WeakKeyDictionary()
         self._guarded: WeakSet[Any] = WeakSet()
@@ -61,7 +61,7 @@ class Recording:
     def hooks(self) -> list[tuple[Any, Any]]:
         """Return the forward hooks: routers, decoder, model."""
         base = self._hf.base_model
-        return [*self._recorder.hooks(), (base, self._after_decoder), (self._hf, self._after_model)]
+        return [*self._recorder.hooks, (base, self._after_decoder), (self._hf, self._after_model)]
 
     def before(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the decoder's inputs, and refuse what can't be recorded truly."""
@@ -76,8 +76,11 @@ class Recording:
         mask = given.get("attention_mask")
         if isinstance(mask, Tensor) and mask.ndim == 2:
             _check_mask(mask, given["input_ids"].shape[1])
-        self._guard(given.get("past_key_values"))
+        cache = given.get("past_key_values")
+        self._guard(cache)
         self._inputs = given
+        before = cache.get_seq_length() if cache is not None else 0
+        self._recorder.begin(int(before), given["input_ids"].shape[1])
 
     def _guard(self, cache: Any) -> None:
         """Let a cache refuse to change the places of its rows."""
@@ -102,12 +105,13 @@ class Recording:
         if isinstance(mask, Tensor) and mask.ndim == 2:
             real = mask[:, -length:].bool()
         real = real.cpu()
+        numbers = [document.number for document in documents]
+        self._recorder.commit(real.flatten().nonzero().squeeze(-1), numbers)
         for row, document in enumerate(documents):
             kept = ids[row].cpu()[real[row]].tolist()
             self._rows += [(document.number, len(document.ids) + i) for i in range(len(kept))]
             document.decoded += [length == 1 and before > 0] * len(kept)
             document.ids += kept
-        self._recorder.commit(real.flatten().nonzero().squeeze(-1))
         self._current = (documents, real)
 
     def _documents_of(self, cache: Any, batch: int, before: int) -> list[_Document]:
@@ -161,10 +165,9 @@ class Recording:
                 part |= text_columns(document.ids, None, self._tokenizer)
             for name, values in part.items():
                 columns.setdefault(name, []).extend(values)
-        arrays = self._recorder.arrays(len(self._rows))
         order = sorted(range(len(self._rows)), key=self._rows.__getitem__)
-        arrays = {n: a if n == "bias" else a[np.array(order, int)] for n, a in arrays.items()}
-        return make_trace(dict(columns), arrays, self._meta)
+        columns.setdefault("id", [])
+        return self._recorder.trace(columns, self._meta, order=np.array(order, int))
 
 
 def _check_mask(mask: Tensor, length: int) -> None:

@@ -22,8 +22,16 @@ def architecture_meta(architecture: Architecture) -> dict[str, Any]:
         "weight_sum": architecture.weight_sum,
         "vocabulary": architecture.vocabulary,
         "context": architecture.context,
+        "heads": architecture.heads,
+        "sinks": architecture.sinks,
         "layers": [
-            {"routing": layer.routing, "attention": layer.attention}
+            {
+                "routing": layer.routing,
+                "attention": layer.attention,
+                "window": layer.window,
+                "rate": layer.rate,
+                "span": layer.span,
+            }
             for layer in architecture.layers
         ],
     }

@@ -17,6 +17,14 @@ Hook = Callable[[nn.Module, Any, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Before:
+    """Marks a hook that is to be called before its module, with positional and named inputs."""
+
+    hook: Hook
+    """The hook."""
+
+
+@dataclass(frozen=True, slots=True)
 class RouterEvent:
     """What one layer's router did in one forward pass; tensors are live, not copies."""
 
@@ -94,12 +102,15 @@ def _check_experts(event: RouterEvent) -> None:
 
 
 @contextlib.contextmanager
-def attached(hooks: Sequence[tuple[nn.Module, Hook]]) -> Iterator[None]:
-    """Hold forward hooks for as long as the block runs, and take them off however it ends."""
+def attached(hooks: Sequence[tuple[nn.Module, Hook | Before]]) -> Iterator[None]:
+    """Hold hooks for as long as the block runs, and take them off however it ends."""
     handles: list[RemovableHandle] = []
     try:
         for module, hook in hooks:
-            handles.append(module.register_forward_hook(hook))
+            if isinstance(hook, Before):
+                handles.append(module.register_forward_pre_hook(hook.hook, with_kwargs=True))
+            else:
+                handles.append(module.register_forward_hook(hook))
         yield
     finally:
         for handle in handles:
