@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from tests.figures.traces import NASTY, flash, imported, routed
+from tests.figures.attention_traces import looking
+from tests.figures.traces import NASTY, WORDS, flash, imported, routed
 from v4kit import figures
-from v4kit.errors import InputError
+from v4kit.errors import InputError, TraceError
 from v4kit.figures.theme import DARK, LIGHT
 
 MAKERS = {
@@ -20,11 +21,33 @@ MAKERS = {
     "text": figures.routing_text,
     "text by expert": lambda trace, **options: figures.routing_text(trace, expert=1, **options),
 }
-every = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
+ATTENTION = {
+    "attention text": lambda trace, **options: figures.attention_text(
+        trace, min(3, max(len(trace) - 1, 0)), **options
+    ),
+    "attention distance": figures.attention_distance,
+    "attention map": lambda trace, **options: figures.attention_map(trace, 1, **options),
+    "chosen blocks": lambda trace, **options: figures.chosen_blocks(trace, 1, **options),
+    "sinks": figures.sink_strength,
+}
+ALL = MAKERS | ATTENTION
+every = pytest.mark.parametrize("make", ALL.values(), ids=ALL.keys())
+routing = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
+attention = pytest.mark.parametrize("make", ATTENTION.values(), ids=ATTENTION.keys())
+
+
+def made(make, tokens=60, texts=WORDS, model="a model"):
+    """A trace that holds what a figure shows."""
+    if make in ATTENTION.values():
+        return looking(tokens, texts=texts, model=model)
+    return routed(tokens, texts=texts, meta={"model": model})
 
 
 def state(trace):
-    arrays = {name: variable.values.tobytes() for name, variable in trace.routing.items()}
+    held = dict(trace.routing)
+    if trace.stored_attention is not None:
+        held |= dict(trace.stored_attention.values)
+    arrays = {name: variable.values.tobytes() for name, variable in held.items()}
     return trace.tokens.to_json(), arrays, json.dumps(trace.meta)
 
 
@@ -41,16 +64,26 @@ def strings(value):
 
 @every
 def test_is_pure(make):
-    trace = routed()
+    trace = made(make)
     before = state(trace)
     first, second = make(trace).to_dict(), make(trace).to_dict()
     assert json.dumps(first, default=str) == json.dumps(second, default=str)
     assert state(trace) == before
 
 
-@every
+@routing
 @pytest.mark.parametrize("trace", [routed(), flash(40), imported(), imported(weights=True)])
 def test_marks_can_be_traced_back(make, trace):
+    check_marks(make, trace)
+
+
+@attention
+@pytest.mark.parametrize("trace", [looking(), looking(heads=2), looking(sources="full")])
+def test_marks_of_attention_can_be_traced_back(make, trace):
+    check_marks(make, trace)
+
+
+def check_marks(make, trace):
     used = trace.routing["experts"].values
     marks = 0
     for drawn in make(trace).data:
@@ -71,7 +104,7 @@ def test_marks_can_be_traced_back(make, trace):
 
 @every
 def test_token_text_is_escaped(make):
-    trace = routed(40, texts=NASTY, meta={"model": "<script>alert(1)</script>"})
+    trace = made(make, 40, texts=NASTY, model="<script>alert(1)</script>")
     found = list(strings(json.loads(make(trace).to_json())))
     text = "\n".join(found)
     assert "<script" not in text
@@ -84,7 +117,7 @@ def test_token_text_is_escaped(make):
 
 @every
 def test_themes_differ(make):
-    trace = routed()
+    trace = made(make)
     light, dark = make(trace), make(trace, theme="dark")
     assert light.layout.template.layout.paper_bgcolor == LIGHT.paper
     assert dark.layout.template.layout.paper_bgcolor == DARK.paper
@@ -95,14 +128,14 @@ def test_themes_differ(make):
 
 @every
 @pytest.mark.parametrize(
-    "trace",
-    [routed(5)[:0], routed(5)[4:], routed(60)[[59] * 5]],
+    ("tokens", "rows"),
+    [(5, slice(0, 0)), (5, slice(4, None)), (60, [59] * 5)],
     ids=["no tokens", "one token, never fed", "no valid token"],
 )
-def test_nothing_to_draw_is_said(make, trace):
+def test_nothing_to_draw_is_said(make, tokens, rows):
+    trace = made(make, tokens)[rows]
     if make is MAKERS["barcode"] and len(trace) == 1:
-        make = figures.token_barcode
-        figure = make(trace, 0)
+        figure = figures.token_barcode(trace, 0)
     else:
         figure = make(trace)
     title = figure.layout.title
@@ -112,14 +145,21 @@ def test_nothing_to_draw_is_said(make, trace):
 
 @every
 def test_one_token(make):
-    trace = routed(60)[3:4]
+    trace = made(make)[3:4]
     if make is MAKERS["barcode"]:
         assert figures.token_barcode(trace, 0).data
     else:
         assert make(trace).data
 
 
-@every
+@attention
+def test_trace_without_attention_is_refused_with_the_reason(make):
+    for trace in (routed(), routed()[:0]):
+        with pytest.raises(TraceError, match="no attention"):
+            make(trace)
+
+
+@routing
 @pytest.mark.parametrize("shape", [(4, 1, 1), (1, 2, 2), (3, 32, 32)])
 def test_odd_shapes(make, shape):
     layers, experts, top_k = shape

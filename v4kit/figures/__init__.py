@@ -6,9 +6,25 @@ Token text is escaped, and what can't be seen in it is made visible.
 """
 
 from v4kit.figures.barcode import token_barcode
+from v4kit.figures.chosen import chosen_blocks
+from v4kit.figures.distances import attention_distance
 from v4kit.figures.load import expert_load
 from v4kit.figures.maps import routing_map
+from v4kit.figures.seen_text import attention_text
+from v4kit.figures.sinks import sink_strength
 from v4kit.figures.text import routing_text
 from v4kit.figures.timeline import layer_timeline
+from v4kit.figures.token_map import attention_map
 
-__all__ = ["expert_load", "layer_timeline", "routing_map", "routing_text", "token_barcode"]
+__all__ = [
+    "attention_distance",
+    "attention_map",
+    "attention_text",
+    "chosen_blocks",
+    "expert_load",
+    "layer_timeline",
+    "routing_map",
+    "routing_text",
+    "sink_strength",
+    "token_barcode",
+]

@@ -109,7 +109,7 @@ def bounds(trace: Trace, span: Span) -> tuple[int, int]:
     ends: Any = (span.start, span.stop) if isinstance(span, slice) else span
     stepped = isinstance(span, slice) and span.step not in (None, 1)
     pair = isinstance(ends, (tuple, list)) and len(ends) == 2
-    if stepped or not pair or not all(end is None or _whole(end) for end in ends):
+    if stepped or not pair or not all(end is None or whole(end) for end in ends):
         raise InputError(
             f"span is a pair of rows, (start, stop); given was {span!r}. "
             "Leave it out to use all rows."
@@ -124,11 +124,26 @@ def row_of(trace: Trace, token: int) -> int:
     Raises:
         InputError: There is no such row.
     """
-    if _whole(token) and -len(trace) <= token < len(trace):
+    if whole(token) and -len(trace) <= token < len(trace):
         return int(token) % len(trace)
     raise InputError(
         f"The trace has {len(trace)} tokens; there is no token {token!r}. "
         f"Give a row from 0 to {len(trace) - 1}."
+    )
+
+
+def any_layer(trace: Trace, layer: int) -> int:
+    """Return a layer, checked.
+
+    Raises:
+        InputError: There is no such layer.
+    """
+    count = len(trace.meta["architecture"]["layers"])
+    if whole(layer) and 0 <= layer < count:
+        return int(layer)
+    raise InputError(
+        f"The trace has {count} layers; there is no layer {layer!r}. "
+        f"Give a layer from 0 to {count - 1}."
     )
 
 
@@ -138,18 +153,13 @@ def layer_of(trace: Trace, layer: int) -> int:
     Raises:
         InputError: There is no such layer, or it is dense.
     """
-    kinds = facts(trace).kinds
-    if not _whole(layer) or not 0 <= layer < len(kinds):
-        raise InputError(
-            f"The trace has {len(kinds)} layers; there is no layer {layer!r}. "
-            f"Give a layer from 0 to {len(kinds) - 1}."
-        )
-    if kinds[layer] == DENSE:
+    layer = any_layer(trace, layer)
+    if facts(trace).kinds[layer] == DENSE:
         routed = ", ".join(map(str, trace.layers)) or "none"
         raise InputError(
             f"Layer {layer} is dense: it has no experts. Layers with a router: {routed}."
         )
-    return int(layer)
+    return layer
 
 
 def last_learned(trace: Trace) -> int | None:
@@ -166,7 +176,7 @@ def expert_of(trace: Trace, expert: int) -> int:
         InputError: There is no such expert.
     """
     n_experts = facts(trace).n_experts
-    if _whole(expert) and 0 <= expert < n_experts:
+    if whole(expert) and 0 <= expert < n_experts:
         return int(expert)
     raise InputError(
         f"A layer has {n_experts} experts; there is no expert {expert!r}. "
@@ -174,19 +184,19 @@ def expert_of(trace: Trace, expert: int) -> int:
     )
 
 
-def page_of(trace: Trace, page: int, *, size: int) -> tuple[int, int]:
-    """Return first row and end of a page.
+def page_of(count: int, page: int, *, size: int) -> tuple[int, int]:
+    """Return first token and end of a page of a text of `count` tokens.
 
     Raises:
         InputError: There is no such page.
     """
-    pages = -(-len(trace) // size)
-    if not _whole(page) or not 0 <= page < pages:
+    pages = -(-count // size)
+    if not whole(page) or not 0 <= page < pages:
         raise InputError(
             f"The text has {pages} pages of {size:,} tokens; there is no page {page!r}. "
             f"Give a page from 0 to {pages - 1}."
         )
-    return page * size, min((page + 1) * size, len(trace))
+    return page * size, min((page + 1) * size, count)
 
 
 def block(trace: Trace, start: int, stop: int, *, layer: int | None = None) -> Block:
@@ -224,6 +234,6 @@ def tally(trace: Trace, span: Span = None) -> Tally:
     return Tally(count, weight, tokens)
 
 
-def _whole(value: object) -> bool:
+def whole(value: object) -> bool:
     """Whether a value is a whole number, from Python or numpy."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

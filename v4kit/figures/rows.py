@@ -155,6 +155,27 @@ def title(main: str, *details: str) -> dict[str, Any]:
     }
 
 
+def note(*lines: str, shift: int = 48, left: int = 0) -> dict[str, Any]:
+    """Return lines of explanation below a plot as an annotation; they are escaped here.
+
+    Args:
+        lines: What it says.
+        shift: Pixels below the plot.
+        left: Pixels to the left of the plot's edge.
+    """
+    return {
+        "text": "<br>".join(map(escape, lines)),
+        "xref": "paper", "x": 0, "xanchor": "left", "yref": "paper", "y": 0, "yanchor": "top",
+        "yshift": -shift, "xshift": -left, "align": "left", "showarrow": False,
+        "font": {"size": 11},
+    }  # fmt: skip
+
+
+def percent(top: float) -> str:
+    """Return the format of percentages up to a top, with as many decimals as tell them apart."""
+    return ".0%" if top > 0.04 else ".1%" if top > 0.004 else ".2%" if top > 0.0004 else ".3%"
+
+
 def nothing(theme_template: go.layout.Template, main: str, reason: str) -> go.Figure:
     """Return an empty figure that says why it is empty."""
     figure = go.Figure()

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from v4kit.core import HASH, NONE
 from v4kit.figures.barcode import ceiling
 from v4kit.figures.colouring import Leaders, leaders, leading
-from v4kit.figures.labels import escape
+from v4kit.figures.pages import COLUMNS, PAGE, colour_key, page_layout, token_bars
 from v4kit.figures.reading import (
     Block,
     Facts,
@@ -25,27 +25,15 @@ from v4kit.figures.reading import (
 from v4kit.figures.rows import nothing, title
 from v4kit.figures.theme import (
     CATEGORIES,
-    MONO,
     Theme,
     ThemeName,
     colour_at,
-    ink_on,
     scale,
     template,
     theme_of,
 )
 from v4kit.figures.wrap import Place, wrap
 from v4kit.trace import Trace
-
-PAGE = 2_000
-"""Tokens of one page."""
-COLUMNS = 96
-"""Cells of a line."""
-CELL = 7.9
-"""Pixels of a cell."""
-LINE = 22
-"""Pixels of a line."""
-_LEFT, _RIGHT = 64, 84
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +115,7 @@ def routing_text(
 
 
 def _page(trace: Trace, known: Facts, layer: int, page: int) -> _Page:
-    start, stop = page_of(trace, page, size=PAGE)
+    start, stop = page_of(len(trace), page, size=PAGE)
     tokens = trace.tokens.iloc[start:stop]
     documents = tokens["document"].to_numpy()
     breaks = np.flatnonzero(np.diff(documents)) + 1
@@ -170,19 +158,7 @@ def _by_expert(figure: go.Figure, trace: Trace, part: _Page, expert: int, colour
     weights = np.where(used, np.nan_to_num(routing.weights), 0).sum(axis=1)
     fills = [colour_at(tints, float(weight) / top) for weight in weights]
     figure.add_trace(_bars(trace, part, rows, chosen, fills, look=look))
-    figure.add_trace(
-        go.Scatter(
-            x=[None], y=[None], mode="markers", hoverinfo="skip", showlegend=False,
-            marker={
-                "color": [0], "cmin": 0, "cmax": top, "colorscale": tints, "showscale": True,
-                "colorbar": {
-                    "title": {"text": "weight", "font": {"size": 11}}, "thickness": 11,
-                    "len": 150, "lenmode": "pixels", "x": 1, "y": 1, "yanchor": "top",
-                    "ypad": 0, "tickfont": {"size": 10}, "outlinewidth": 0, "nticks": 5,
-                },
-            },
-        )
-    )  # fmt: skip
+    figure.add_trace(colour_key(tints, top, "weight"))
 
 
 def _bars(
@@ -196,24 +172,13 @@ def _bars(
 ) -> go.Bar:
     """Return tokens as bars that carry their text."""
     name, paper = look
-    places = [part.places[row] for row in rows]
-    same = len(set(fills)) == 1
-    inks = [ink_on(fill) for fill in fills]
-    return go.Bar(
-        name=escape(name),
-        orientation="h",
-        base=np.array([place.column for place in places], np.int16),
-        x=np.array([place.width for place in places], np.int16),
-        y=np.array([place.line for place in places], np.int32),
-        text=[escape(place.text.replace(" ", "\u00a0")) for place in places],
-        textposition="inside",
-        insidetextanchor="middle",
-        textangle=0,
-        constraintext="none",
-        insidetextfont={"family": MONO, "size": 13, "color": inks[0] if same else inks},
-        marker={"color": fills[0] if same else fills, "line": {"width": 1, "color": paper}},
+    return token_bars(
+        [part.places[row] for row in rows],
+        fills,
+        name=name,
+        paper=paper,
         customdata=_columns(trace, part, rows, chosen),
-        hovertemplate=_hover(trace, part),
+        hover=_hover(trace, part),
         showlegend=name != "not routed",
     )
 
@@ -251,32 +216,8 @@ def _hover(trace: Trace, part: _Page) -> str:
 
 def _layout(part: _Page, colours: Theme, *, legend: bool) -> dict[str, Any]:
     lines = max(part.places[-1].line + 1, 1 if legend else 8)
-    top = 140 if legend else 80
     begins: dict[int, int] = {}
     for index, place in enumerate(part.places):
         begins.setdefault(place.line, part.start + index)
-    return {
-        "template": template(colours),
-        "height": lines * LINE + top + 20,
-        "width": int(COLUMNS * CELL) + _LEFT + _RIGHT,
-        "margin": {"l": _LEFT, "r": _RIGHT, "t": top, "b": 20},
-        "barmode": "overlay",
-        "bargap": 0.12,
-        "xaxis": {"visible": False, "range": [0, COLUMNS + 1], "fixedrange": True},
-        "yaxis": {
-            "range": [lines - 0.5, -0.5],
-            "tickmode": "array",
-            "tickvals": list(begins),
-            "ticktext": [f"{row:,}" for row in begins.values()],
-            "tickfont": {"size": 10},
-            "ticks": "outside",
-            "ticklen": 7,
-            "tickcolor": colours.paper,
-            "fixedrange": True,
-        },
-        "showlegend": legend,
-        "legend": {
-            "orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom",
-            "font": {"size": 11}, "itemclick": False, "itemdoubleclick": False,
-        },
-    }  # fmt: skip
+    look = page_layout(begins, lines, colours, top=140 if legend else 80)
+    return {**look, "showlegend": legend}

@@ -1,8 +1,9 @@
 """The one place for colours and fonts: plotly templates, colour scales and CSS variables.
 
-Blue is what a router chose, orange what a hash table fixed, green the shared expert: the same in
-every picture, and distinct for all common kinds of colour blindness. Scales also differ in
-lightness, so that they survive a grey print.
+Blue is what a router chose, orange what a hash table fixed, green the shared expert; of attention,
+violet is the window of single tokens, moss the compressed blocks, grey what goes to no token. They
+are the same in every picture, and distinct for all common kinds of colour blindness. Scales also
+differ in lightness, so that they survive a grey print.
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ class Theme:
     """Six steps from nothing to much, for layers whose router chooses."""
     hash: tuple[str, ...]
     """Six steps from nothing to much, for hash-routed layers."""
+    window: tuple[str, ...]
+    """Six steps from nothing to much, for attention to single tokens."""
+    blocks: tuple[str, ...]
+    """Six steps from nothing to much, for attention to compressed blocks."""
+    nowhere: tuple[str, ...]
+    """Six steps from nothing to much, for attention that goes to no token that is known."""
     shared: str
     """The shared expert."""
     dense: str
@@ -73,6 +80,9 @@ LIGHT = Theme(
     grid="#dfe3e8",
     learned=("#f3f5f7", "#cfe1f2", "#93c4de", "#4a98c9", "#1c6cb0", "#08306b"),
     hash=("#f8f4ee", "#fde0b5", "#fdb863", "#e08214", "#b35806", "#6b3005"),
+    window=("#f6f3f9", "#e0d5ee", "#bda6d8", "#9273bd", "#683b9a", "#3c1266"),
+    blocks=("#f3f7ec", "#d5e8b4", "#a9cf71", "#76a53a", "#4a7a17", "#24490a"),
+    nowhere=("#f3f5f7", "#dadfe4", "#b5bdc6", "#858f9b", "#59636e", "#2b3138"),
     shared="#009e73",
     dense="#c9ced4",
     other="#dcdfe3",
@@ -87,6 +97,9 @@ DARK = Theme(
     grid="#2d343d",
     learned=("#1c2128", "#163a5f", "#1f659f", "#3f94d1", "#8cc8ef", "#eaf6ff"),
     hash=("#231e19", "#5a3510", "#935511", "#d07c17", "#f5b868", "#fff1dc"),
+    window=("#201d29", "#3b2a5a", "#5f439a", "#8d6fcb", "#c0a9ec", "#f1eafd"),
+    blocks=("#1b2117", "#2c4416", "#486f1c", "#719f35", "#aed473", "#eefbd7"),
+    nowhere=("#1c2128", "#343c46", "#56606c", "#848e9a", "#b4bcc6", "#eef1f4"),
     shared="#2bbf93",
     dense="#4a525c",
     other="#39414b",
@@ -201,8 +214,8 @@ def css() -> str:
 def _variables(theme: Theme) -> str:
     plain = ("paper", "panel", "ink", "muted", "grid", "shared", "dense", "other", "accent")
     pairs = [(name, getattr(theme, name)) for name in plain]
-    pairs += [(f"learned-{i}", colour) for i, colour in enumerate(theme.learned)]
-    pairs += [(f"hash-{i}", colour) for i, colour in enumerate(theme.hash)]
+    for name in ("learned", "hash", "window", "blocks", "nowhere"):
+        pairs += [(f"{name}-{i}", colour) for i, colour in enumerate(getattr(theme, name))]
     return " ".join(f"--{name}: {colour};" for name, colour in pairs)
 
 
