@@ -12,16 +12,13 @@ Sources: DeepSeek-V4 §2.3 (CSA: eqs. 9–17, HCA: eqs. 20–23); transformers' 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from v4kit.core import BLOCK_SOURCE, NONE, WINDOW_SOURCE
 
-if TYPE_CHECKING:
-    import xarray as xr
-
-Ints = TypeVar("Ints", int, np.ndarray, "xr.DataArray")
+Ints = TypeVar("Ints", int, np.ndarray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +148,7 @@ def block_code(block: Ints) -> Ints:
 def decode(code: Ints, rate: Any, span: Any) -> tuple[Ints, Ints, Ints]:
     """Return start, stop and kind of recorded sources; all three are −1 where there is none.
 
-    Works alike on numpy arrays and, lazily, on xarray's; `rate` and `span` are a `View`'s, or hold
+    Works alike on numpy arrays and, lazily, on Dask's; `rate` and `span` are a `View`'s, or hold
     those of each layer along the layer axis.
     """
     block = NONE - 1 - code
