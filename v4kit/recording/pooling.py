@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from v4kit.arch import Architecture
+from v4kit.core import NONE
 from v4kit.recording.taps import Before, Hook
 
 _NAME = "compressor"
@@ -116,18 +117,32 @@ class PoolingRecorder:
             positions: Position of each row within its document.
         """
         shape = (length, self._architecture.n_layers)
-        found = {name: np.full(shape, np.nan, np.float32) for name in ("pool_own", "pool_next")}
-        row_of = {at: row for row, at in enumerate(zip(documents, positions, strict=True))}
+        own, after = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+        places = {
+            number: _rows_by_position(documents, positions, number) for number in {*documents}
+        }
         for layer, closed in self._closed.items():
             rate, span = (getattr(self._architecture.layers[layer], n) for n in ("rate", "span"))
             for part in closed:
-                for (row, block, place), weight in np.ndenumerate(part.weights):
-                    stop = rate * (part.first + block + 1)
-                    if (part.documents[row], stop - 1) not in row_of:
-                        continue  # padding completed it
-                    position = stop - span + place
-                    at = row_of.get((part.documents[row], position))
-                    if at is not None:
-                        name = "pool_own" if place >= span - rate else "pool_next"
-                        found[name][at, layer] = weight
-        return found
+                stops = rate * (part.first + 1 + np.arange(part.weights.shape[1]))
+                inside = stops[:, None] - span + np.arange(span)
+                for number, weights in zip(part.documents, part.weights, strict=True):
+                    rows = places.get(number, np.array([NONE]))
+                    # Blocks that only padding completed are no blocks of the document.
+                    there = (inside >= 0) & (inside < len(rows)) & (stops[:, None] <= len(rows))
+                    at = np.where(there, rows[inside * there], NONE)
+                    for values, some in (
+                        (after, slice(span - rate)),
+                        (own, slice(span - rate, None)),
+                    ):
+                        kept = at[:, some] != NONE
+                        values[at[:, some][kept], layer] = weights[:, some][kept]
+        return {"pool_own": own, "pool_next": after}
+
+
+def _rows_by_position(documents: np.ndarray, positions: np.ndarray, number: int) -> np.ndarray:
+    """Return the row of each position of a document, −1 where it has none."""
+    mine = np.flatnonzero(documents == number)
+    rows = np.full(int(positions[mine].max(initial=-1)) + 1, NONE)
+    rows[positions[mine]] = mine
+    return rows
