@@ -135,7 +135,8 @@ def columns(view: View, *, before: int, length: int, width: int | None = None) -
         raise ValueError(
             f"Attention weights with {width} columns do not fit {length} tokens after {before}: "
             f"{n_blocks} blocks and {kept + length} to {before + length} single tokens were "
-            "expected. Use the cache that transformers makes for the model; a static one is padded."
+            "expected. Use the cache that transformers makes for the model (a static one is "
+            "padded), or record without attention: Record(attention=None)."
         )
     return Columns(view, before, length, n_window, n_blocks)
 

@@ -30,7 +30,6 @@ class Session:
     def __init__(
         self, model: Model, prompt: list[int], record: Record, *, further: int = 0
     ) -> None:
-        check_size(model.architecture, record, len(prompt) + further)
         self.model = model
         self.ids = list(prompt)
         self.n_prompt = len(prompt)
@@ -40,6 +39,8 @@ class Session:
         self._recorder = PassRecorder(
             model.hf, model.routers, model.family, model.architecture, record
         )
+        most = min(len(prompt) + further, model.architecture.context)
+        check_size(model.architecture, self._recorder.kept, most)
         self._likelihood = Likelihood()
         self._cache: Any = None
 

@@ -39,7 +39,8 @@ def _router(model: Model, layer: int, positions: Positions, tap: Any) -> Hooks:
 
 
 def _attention(model: Model, layer: int, positions: Positions, tap: Any) -> Hooks:
-    return [(model.attentions[layer], attention_tap(layer, _view(model, layer), positions, tap))]
+    view, sinks = _view(model, layer), model.architecture.sinks
+    return [(model.attentions[layer], attention_tap(layer, view, positions, tap, sinks=sinks))]
 
 
 def _indexer(model: Model, layer: int, positions: Positions, tap: Any) -> Hooks:

@@ -13,9 +13,17 @@ from torch import Tensor, nn
 from v4kit.arch import Architecture, Family
 from v4kit.attention import Ragged, View
 from v4kit.core import Record
-from v4kit.errors import InputError
+from v4kit.errors import InputError, UnsupportedModel
 from v4kit.recording.attention_reduce import by_row
-from v4kit.recording.attention_rows import HOLD, AttentionRows, Held, Pass, Reduced, known_columns
+from v4kit.recording.attention_rows import (
+    HOLD,
+    AttentionRows,
+    Held,
+    Pass,
+    Reduced,
+    counted,
+    known_columns,
+)
 from v4kit.recording.modules import find_attentions, find_indexers, gives_weights, implementation
 from v4kit.recording.taps import Hook
 from v4kit.trace.attention_schema import ATTENTION_BY_NAME
@@ -37,12 +45,18 @@ class AttentionRecorder:
     ) -> None:
         self._architecture = architecture
         self._record = record
-        self._implementation = implementation(hf_model)
         self._why: str | None = None
         if record.attention is None:
             self._why = "it was not asked for."
         elif not gives_weights(hf_model):
-            self._lack()
+            self._lack(
+                f"attn_implementation={implementation(hf_model)!r} returns no attention weights. "
+                'Load the model with attn_implementation="eager".'
+            )
+        elif hf_model.training and getattr(hf_model.config, "attention_dropout", 0):
+            self._lack(
+                "in training mode the weights are those after dropout. Call model.eval() first."
+            )
         self._modules = find_attentions(hf_model, family, architecture) if self.on else {}
         self._indexers = find_indexers(self._modules, family)
         self._views = [View(x.window, x.rate, x.span) for x in architecture.layers]
@@ -87,12 +101,8 @@ class AttentionRecorder:
         self._reduced.clear()
         self._chosen.clear()
 
-    def _lack(self) -> None:
-        """Note that the model returns no weights, or refuse if they were asked for."""
-        message = (
-            f"attn_implementation={self._implementation!r} returns no attention weights. "
-            'Load the model with attn_implementation="eager".'
-        )
+    def _lack(self, message: str) -> None:
+        """Note why there are no weights to record, or refuse if they were asked for."""
         if self._record.attention != "auto":
             raise InputError(f"Attention can't be recorded: {message}")
         self._why = message
@@ -100,18 +110,30 @@ class AttentionRecorder:
     def _weights_hook(self, layer: int) -> Hook:
         each = self._record.heads == "each"
 
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
             if output[1] is None:
-                self._lack()
+                self._lack(
+                    f"{type(module).__name__} returns no attention weights. "
+                    'Load the model with attn_implementation="eager".'
+                )
             if not self.on:
                 return
             values = by_row(output[1].detach(), each=each)
             if self._length == 1 and values.numel() <= HOLD:
                 self._pending[layer] = values
-            else:
+                return
+            try:
                 self._reduced[layer] = self._reduce(layer, values)
+            except UnsupportedModel as error:
+                self._give_up(error)
 
         return hook
+
+    def _give_up(self, error: UnsupportedModel) -> None:
+        """Note why the columns can't be told, or refuse if attention was asked for."""
+        if self._record.attention != "auto":
+            raise error
+        self._why = str(error)
 
     @torch.no_grad()
     def _reduce(self, layer: int, values: Tensor) -> Reduced:
@@ -124,8 +146,10 @@ class AttentionRecorder:
         return Reduced.of(held, view, sources=self._record.sources, sinks=sinks)
 
     def _indexer_hook(self, layer: int) -> Hook:
+        @torch.no_grad()
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            self._chosen[layer] = output
+            # Those of a single token are counted later, with others'.
+            self._chosen[layer] = output if self._length == 1 else counted(output)
 
         return hook
 
@@ -133,7 +157,12 @@ class AttentionRecorder:
     def commit(self, rows: Tensor | None = None) -> None:
         """Make the last pass count: all its rows, or those of `rows` in that order."""
         groups = self._groups_of_pass()
-        if not groups:
+        if not groups or not self.on:
+            return
+        try:
+            self._check_columns(groups)
+        except UnsupportedModel as error:
+            self._give_up(error)
             return
         positions = self._queries(groups[0].layers[0])
         for group in groups:
@@ -151,6 +180,14 @@ class AttentionRecorder:
         self._positions[self._count] = kept
         self._count += len(kept)
         self.discard()
+
+    def _check_columns(self, groups: list[AttentionRows]) -> None:
+        """Refuse single tokens whose columns can't be told, when the first of them comes."""
+        for group in groups:
+            weights = self._pending.get(group.layers[0])
+            if weights is not None and group.new:
+                view = self._views[group.layers[0]]
+                known_columns(view, self._before, self._length, weights.shape[-1])
 
     def _queries(self, layer: int) -> np.ndarray:
         """Return the position of each row of the last pass, batch by batch."""

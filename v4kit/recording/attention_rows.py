@@ -17,6 +17,8 @@ from v4kit.recording.attention_reduce import reduce_attention
 
 _TOGETHER = 64
 """Single tokens that wait to be reduced together, which costs as much as to reduce one."""
+_BLOCK = 512
+"""Rows up to which short parts are joined."""
 HOLD = 65_536
 """Weights of one layer and token up to which they may wait."""
 
@@ -76,7 +78,8 @@ class Pass:
     weights: tuple[Tensor, ...]
     """Of each layer, `[row, (head,) column]`."""
     chosen: tuple[Tensor, ...]
-    """What each layer's indexer chose `[batch, token, choice]`; empty where there is none."""
+    """What each layer's indexer chose `[batch, token, choice]`, or how many `[batch, token]`; empty
+    where there is none."""
     before: int
     """Tokens of the document before this pass."""
     length: int
@@ -105,8 +108,13 @@ class Pass:
 
     def choices(self) -> Tensor:
         """Return how many blocks each layer's indexer chose `[row, layer]`."""
-        counts = (torch.stack(self.chosen, -1) >= 0).sum(2, dtype=torch.int32).flatten(0, 1)
+        counts = torch.stack([counted(blocks) for blocks in self.chosen], -1).flatten(0, 1)
         return counts if self.rows is None else counts[self.rows.to(counts.device)]
+
+
+def counted(blocks: Tensor) -> Tensor:
+    """Return how many blocks were chosen `[batch, token]`, if they are not counted yet."""
+    return blocks if blocks.ndim == 2 else (blocks >= 0).sum(-1, dtype=torch.int32)
 
 
 def known_columns(view: View, before: int, length: int, width: int) -> Columns:
@@ -143,10 +151,14 @@ class Reduced:
     masses: tuple[np.ndarray, ...]
     """All masses of each layer `[element]`, where they are kept."""
 
+    def __len__(self) -> int:
+        return len(self.values["sink"])
+
     @classmethod
     def of(cls, held: Held, view: View, *, sources: int | None, sinks: bool) -> Reduced:
         """Return what is kept of some rows; all masses where `sources` is None."""
-        values = held.reduce(sources=sources, sinks=sinks)
+        reduced = held.reduce(sources=sources, sinks=sinks)
+        values = {name: value.cpu() for name, value in reduced.items()}
         if sources is not None:
             return cls(values, ())
         mask, masses = held.visible(view), []
@@ -191,6 +203,11 @@ class AttentionRows:
         self._size = 0
         self._parts: dict[int, Reduced] = {}
 
+    @property
+    def new(self) -> bool:
+        """Whether no pass was taken yet."""
+        return not self._waiting and not self._parts
+
     def hold(self, caught: Pass) -> None:
         """Take a pass whose weights are not reduced yet."""
         self._waiting = [*(p for p in self._waiting if p.start < caught.start), caught]
@@ -204,7 +221,7 @@ class AttentionRows:
         self._settle()
         part = Reduced.joined(reduced).take(caught.rows, positions, self._view)
         if caught.chosen:
-            part.values["chosen_blocks"] = caught.choices()
+            part.values["chosen_blocks"] = caught.choices().cpu()
         self._parts[caught.start] = part
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -214,9 +231,7 @@ class AttentionRows:
         parts = [self._parts[start].values for start in starts]
         sizes = [after - start for start, after in pairwise(starts)] + [None]
         return {
-            name: torch.cat([part[name][:n] for part, n in zip(parts, sizes, strict=True)])
-            .cpu()
-            .numpy()
+            name: torch.cat([part[name][:n] for part, n in zip(parts, sizes, strict=True)]).numpy()
             for name in (parts[0] if parts else ())
         }
 
@@ -238,6 +253,17 @@ class AttentionRows:
         held = _together([caught.held(self._view) for caught in self._waiting])
         part = Reduced.of(held, self._view, sources=self._sources, sinks=self._sinks)
         if self._waiting[0].chosen:
-            part.values["chosen_blocks"] = torch.cat([p.choices() for p in self._waiting])
-        self._parts[self._waiting[0].start] = part
+            part.values["chosen_blocks"] = torch.cat([p.choices() for p in self._waiting]).cpu()
+        self._store(self._waiting[0].start, part)
         self._waiting, self._size = [], 0
+
+    def _store(self, start: int, part: Reduced) -> None:
+        """Keep a part; short ones, of someone who looks after every token, are joined."""
+        last = max(self._parts, default=start)
+        before = self._parts.get(last)
+        short = before is not None and not before.masses and len(before) + len(part) <= _BLOCK
+        if before is not None and short and last + len(before) == start:
+            names = part.values
+            values = {n: torch.cat([before.values[n], part.values[n]]) for n in names}
+            start, part = last, Reduced(values, ())
+        self._parts[start] = part

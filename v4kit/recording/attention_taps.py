@@ -28,6 +28,8 @@ class AttentionEvent:
     """Attention weights `[head, token, column]`; what is missing to 1 went to the sink."""
     columns: Columns
     """What the columns stand for; `columns.visible()` tells which of them each token can see."""
+    sinks: bool
+    """Whether the heads have sinks."""
 
     @property
     def start(self) -> np.ndarray:
@@ -47,7 +49,8 @@ class AttentionEvent:
     @property
     def sink(self) -> Tensor:
         """Share of each head and token that went to no token `[head, token]`, float32."""
-        return (1 - self.weights.float().sum(-1)).clamp(min=0)
+        missing = (1 - self.weights.float().sum(-1)).clamp(min=0)
+        return missing if self.sinks else torch.zeros_like(missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +90,19 @@ class IndexerEvent:
             blocks: Block numbers `[token, choice]` with any number of choices; −1 for none.
 
         Raises:
-            InputError: They are no block numbers, or a token would see a block of its future.
+            InputError: They are no block numbers, one stands twice, or a token would see a block
+                of its future.
         """
         if blocks.ndim != 2 or len(blocks) != len(self.blocks) or blocks.is_floating_point():
             raise InputError(
                 f"A tap at layer {self.layer} changed blocks {tuple(self.blocks.shape)} to "
                 f"{blocks.dtype} {tuple(blocks.shape)}. Give integers [token, choice], −1 for none."
+            )
+        ordered = blocks.sort(-1).values
+        if bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any()):
+            raise InputError(
+                f"A tap at layer {self.layer} chose a block twice for one token. Give each once; "
+                "−1 fills up."
             )
         visible = ((self.positions + 1) // self.view.rate).to(blocks.device)
         if bool(((blocks < -1) | (blocks >= visible.unsqueeze(-1))).any()):
@@ -108,7 +118,7 @@ IndexerTap = Callable[[IndexerEvent], IndexerEvent | None]
 
 
 def attention_tap(
-    layer: int, view: View, positions: Callable[[], Tensor], tap: AttentionTap
+    layer: int, view: View, positions: Callable[[], Tensor], tap: AttentionTap, *, sinks: bool
 ) -> Hook:
     """Return a forward hook that shows a layer's attention to a tap."""
 
@@ -120,7 +130,7 @@ def attention_tap(
             )
         at = positions()
         seen = columns(view, before=int(at[0]), length=len(at), width=output[1].shape[-1])
-        if tap(AttentionEvent(layer, at, output[1][0], seen)) is not None:
+        if tap(AttentionEvent(layer, at, output[1][0], seen, sinks)) is not None:
             raise InputError(
                 f"An attention tap at layer {layer} returned something, but weights can't be "
                 'changed once they were used. Return None; to edit, tap "indexer" or "router".'

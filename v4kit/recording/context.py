@@ -18,6 +18,7 @@ from v4kit.recording.likelihood import Likelihood
 from v4kit.recording.meta import model_name, trace_meta
 from v4kit.recording.passes import PassRecorder
 from v4kit.recording.routers import find_routers
+from v4kit.recording.size import check_size
 from v4kit.recording.taps import attached
 from v4kit.recording.text import text_columns
 from v4kit.trace import Trace
@@ -43,6 +44,11 @@ class Recording:
     """What `record` yields; `trace` is whole at any moment."""
 
     def __init__(self, hf_model: Any, record: Record, tokenizer: Any) -> None:
+        if not hasattr(hf_model, "config") or not hasattr(hf_model, "base_model"):
+            raise InputError(
+                f"record takes a transformers model; given was {type(hf_model).__name__}. "
+                "Pass model.hf of a v4kit model, or .module of a wrapped one."
+            )
         self._hf = hf_model
         self._tokenizer = tokenizer
         self._architecture = describe(hf_model.config)
@@ -74,13 +80,16 @@ class Recording:
                 "Call the model with input_ids."
             )
         mask = given.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.ndim == 2:
-            _check_mask(mask, given["input_ids"].shape[1])
-        cache = given.get("past_key_values")
+        cache, length = given.get("past_key_values"), given["input_ids"].shape[1]
+        before = int(cache.get_seq_length()) if cache is not None else 0
+        if isinstance(mask, Tensor):
+            _check_mask(mask, length)
+        _check_positions(given.get("position_ids"), mask, before, length)
+        if length > 1:
+            check_size(self._architecture, self._recorder.kept, before + length)
         self._guard(cache)
         self._inputs = given
-        before = cache.get_seq_length() if cache is not None else 0
-        self._recorder.begin(int(before), given["input_ids"].shape[1])
+        self._recorder.begin(before, length)
 
     def _guard(self, cache: Any) -> None:
         """Let a cache refuse to change the places of its rows."""
@@ -106,7 +115,8 @@ class Recording:
             real = mask[:, -length:].bool()
         real = real.cpu()
         numbers = [document.number for document in documents]
-        self._recorder.commit(real.flatten().nonzero().squeeze(-1), numbers)
+        rows = None if bool(real.all()) else real.flatten().nonzero().squeeze(-1)
+        self._recorder.commit(rows, numbers)
         for row, document in enumerate(documents):
             kept = ids[row].cpu()[real[row]].tolist()
             self._rows += [(document.number, len(document.ids) + i) for i in range(len(kept))]
@@ -172,12 +182,32 @@ class Recording:
 
 def _check_mask(mask: Tensor, length: int) -> None:
     """Refuse zeros before ones: left padding changes what V4 computes."""
+    if mask.ndim != 2:
+        raise InputError(
+            f"record can't follow an attention mask of shape {tuple(mask.shape)}: which tokens it "
+            "hides is not known. Give a mask [batch, token], or none."
+        )
     real = mask.bool()
     if bool((~real[:, :-1] & real[:, 1:]).any()) or not bool(real[:, 0].all()):
         raise InputError(
             f"record can't follow left padding (a mask of shape {tuple(mask.shape)} over {length} "
             "new tokens has zeros before ones): V4 in transformers computes something else then. "
             "Use batches of equal length, or pad on the right and only read."
+        )
+
+
+def _check_positions(given: Any, mask: Any, before: int, length: int) -> None:
+    """Refuse positions that are not those that come next: intervals are counted by them."""
+    if not isinstance(given, Tensor) or given.shape[-1] != length:
+        return
+    expected = torch.arange(before, before + length, device=given.device)
+    differ = given.reshape(-1, length) != expected
+    if isinstance(mask, Tensor):
+        differ &= mask[:, -length:].bool().to(given.device)
+    if bool(differ.any()):
+        raise InputError(
+            f"record can't follow position_ids other than {before} … {before + length - 1}, which "
+            "come next. Run documents one by one; packed or shifted ones are not told apart."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ class PassRecorder:
     """Records routing and attention of forward passes; one counts once it is committed.
 
     `hooks` are `(module, hook)` for all that is recorded; attach them after all that may edit.
+    `kept` is the Record, without attention if the model returns none.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class PassRecorder:
     ) -> None:
         self.routing = RoutingRecorder(routers, family, architecture, record)
         self.attention = AttentionRecorder(hf_model, family, architecture, record)
+        self.kept = record if self.attention.on else replace(record, attention=None)
         self._pooling: PoolingRecorder | None = None
         if record.pooling and self.attention.on:
             attentions = find_attentions(hf_model, family, architecture)
@@ -97,6 +100,6 @@ class PassRecorder:
         if self._pooling:
             fed = length if completed is None else completed
             documents = np.asarray(columns.get("document", np.zeros(length, int)))
-            places = np.asarray(columns["position"])
+            places = np.asarray(columns.get("position", []), int)
             attention |= self._pooling.arrays(length, documents[:fed], places[:fed])
         return make_trace(columns, arrays, meta, attention=attention, masses=masses)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from v4kit.arch import Architecture, Family
 from v4kit.core import HASH, Record
+from v4kit.errors import UnsupportedModel
 from v4kit.recording.buffers import Rows
 from v4kit.recording.reduce import reduce_routing
 from v4kit.recording.taps import Hook
@@ -66,7 +67,18 @@ class RoutingRecorder:
         self._reduced.clear()
 
     def commit(self, rows: Tensor | None = None) -> None:
-        """Make the last pass count: all its tokens, or those of `rows` in that order."""
+        """Make the last pass count: all its tokens, or those of `rows` in that order.
+
+        Raises:
+            UnsupportedModel: A router was not asked, so its layer's experts are not known.
+        """
+        silent = sorted(self._routers.keys() - self._pending.keys() - self._reduced.keys())
+        if silent:
+            raise UnsupportedModel(
+                f"The router of layer {silent[0]} was not called in this forward pass, so the "
+                "experts that were used are not known. Kernels for quantized experts can do "
+                "without the router: load the model dequantized."
+            )
         if self._reduced:
             self._settle()
         for layers in self._by_device():

@@ -98,9 +98,9 @@ class Trace:
         number of sources was kept) and `kind` (0: a single token of the window, 1: a compressed
         block, −1: none). Over `(token, layer[, head])`: `sink` (share that goes to no token),
         `window`, `compressed`, `rest` (share of sources that were not kept; kept + rest + sink =
-        1) and `entropy_bits` (over all sources and the sink). Over `(token, layer)`:
-        `visible_blocks` and `chosen_blocks`. Without a head axis all values are those of the heads'
-        mean. Rows that were not fed to the model are −1 and NaN.
+        1, in bfloat16 to 3e-3) and `entropy_bits` (over all sources and the sink). Over
+        `(token, layer)`: `visible_blocks` and `chosen_blocks`. Without a head axis all values are
+        those of the heads' mean. Rows that were not fed to the model are −1 and NaN.
 
         Raises:
             TraceError: Attention was not recorded; the message says why.
@@ -133,7 +133,8 @@ class Trace:
 
         Raises:
             TraceError: Attention was not recorded.
-            InputError: Unknown rows, layers or convention; weights that were not recorded; or a
+            IndexError: There is no such row.
+            InputError: Unknown layers or convention; weights that were not recorded; or a
                 result of more than 2 GB.
         """
         attention = self.require_attention()
@@ -141,10 +142,11 @@ class Trace:
         rows = everything if tokens is None else everything[_rows(tokens, len(self))]
         several = range(attention.values.sizes[LAYER]) if layers is None else layers
         chosen = [several] if isinstance(several, (int, np.integer)) else list(several)
-        unknown = [layer for layer in chosen if not 0 <= layer < attention.values.sizes[LAYER]]
+        known = range(attention.values.sizes[LAYER])
+        unknown = [layer for layer in chosen if layer not in known or isinstance(layer, bool)]
         if unknown:
             raise InputError(
-                f"There is no layer {unknown[0]}; the trace has layers 0 to "
+                f"There is no layer {unknown[0]!r}; the trace has layers 0 to "
                 f"{attention.values.sizes[LAYER] - 1}."
             )
         return attention_to_tokens(attention, self.tokens, rows, chosen, convention)
