@@ -30,6 +30,7 @@ class Corpus:
 
     def __init__(self, data: Path, tokenizer: Tokenizer) -> None:
         self.domains = list(MIXTURE)
+        self.natural = [domain for domain in self.domains if domain not in GENERATORS]
         self.encoded = {
             domain: encode(tokenizer, read(data / f"{domain}.train.jsonl"))
             for domain in self.domains
@@ -54,6 +55,11 @@ class Corpus:
             return ids[start : start + length]
         start = int(rng.integers(0, len(ids) - length))
         return np.concatenate([[BOS], ids[start : start + length - 1]])
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """Return a domain, drawn by its part of the mixture."""
+        weights = np.array(list(MIXTURE.values()))
+        return self.domains[int(rng.choice(len(self.domains), p=weights / weights.sum()))]
 
     def batch(self, schedule: Schedule, step: int) -> torch.Tensor:
         """Return the ids `[sequence, token]` of a step."""

@@ -18,6 +18,7 @@ import torch
 
 import v4kit
 from training.corpus import DOMAINS, NATURAL
+from training.needles import alignment, attention_to_needle
 from training.passages import (
     BARRED,
     Passages,
@@ -170,6 +171,10 @@ def evaluate(model: v4kit.Model, held: Path) -> dict[str, Any]:
         "barring_summary": summary(table),
         "hash_layers_exact": hash_exact(trained, data, model.hf),
         "accuracy": accuracy(model, held),
+        "recall": {
+            **alignment(model.hf, model.tokenizer, held),
+            "needle": attention_to_needle(model.hf, model.tokenizer, held),
+        },
     }
 
 

@@ -2,7 +2,7 @@
 
 `python -m training.ship --run run --data data --tokenizer tokenizer --out v4kit/models/tiny` writes
 one bfloat16 file with upstream key names, the tokenizer, how it was trained, and the licences of
-the texts. It takes the finished model, or the last checkpoint of a run.
+the texts. It takes the last checkpoint of a run of `training.train` or `training.teach`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,18 @@ from safetensors.torch import load_file, save_file
 from training.settings import ARCHITECTURE, MIXTURE
 
 
+def teaching_facts(teaching: dict[str, Any]) -> dict[str, Any]:
+    """Return how recall was taught after the first training, with the tokens it took."""
+    tokens = [stage["steps"] * stage["tokens"] for stage in teaching["stages"]]
+    aimed = [n for n, stage in zip(tokens, teaching["stages"], strict=True) if stage["target"]]
+    return {
+        "tokens": sum(tokens),
+        "tokens_with_target": sum(aimed),
+        "tokens_without_target": sum(tokens) - sum(aimed),
+        **teaching,
+    }
+
+
 def training_facts(state: dict[str, Any], data: Path) -> dict[str, Any]:
     """Return how the model was trained, as JSON data."""
     manifest = json.loads((data / "manifest.json").read_text())
@@ -29,6 +41,7 @@ def training_facts(state: dict[str, Any], data: Path) -> dict[str, Any]:
         "tokens": state["step"] * state["schedule"]["tokens"],
         "schedule": state["schedule"],
         "mixture": MIXTURE,
+        **({"teaching": teaching_facts(state["teaching"])} if "teaching" in state else {}),
         "machine": f"CPU ({platform.machine()}), two workers with one thread each",
         "versions": {p: version(p) for p in ("torch", "transformers", "tokenizers", "numpy")},
         "corpus": manifest["files"],

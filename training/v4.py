@@ -6,6 +6,7 @@ attached by hooks or as a registered attention function.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,11 @@ class IndexerLoss:
         return total
 
 
-def attention(loss: IndexerLoss) -> Any:
-    """Return the attention function of training: transformers' eager maths, plus the KL term."""
+def attention(loss: IndexerLoss, watch: Callable[[Any, torch.Tensor], None] | None = None) -> Any:
+    """Return the attention function of training: transformers' eager maths, plus the KL term.
+
+    In training, `watch` is called with each attention module and its weights without the sink.
+    """
 
     def forward(  # noqa: PLR0917 - the signature is transformers'
         module: Any,
@@ -100,6 +104,8 @@ def attention(loss: IndexerLoss) -> Any:
         logits = products.view(batch, heads, length, -1) * scaling + mask
         sinks = module.sinks.reshape(1, -1, 1, 1).expand(*logits.shape[:3], 1)
         weights = F.softmax(torch.cat([logits, sinks], -1), -1)[..., :-1]
+        if module.training and watch is not None:
+            watch(module, weights)
         if module.training and module.layer_type == "compressed_sparse_attention":
             entries = module.index_scores.shape[-1]
             allowed = torch.isfinite(mask[:, 0, :, -entries:])

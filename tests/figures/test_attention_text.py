@@ -62,6 +62,16 @@ def test_every_mass_is_in_its_place(trace, layer):
     assert sum(parts.values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_next_to_nothing_is_drawn_pale():
+    trace = looking(sources="full")
+    values = trace.stored_attention.masses[1].values
+    values *= 1e-4
+    found = tokens(attention_text(trace, 50, layer=1))
+    steps = scale((LIGHT.paper, *LIGHT.window[1:]))
+    for mark, fill in found.values():
+        assert fill == colour_at(steps, float(mark[5]) / 0.01)
+
+
 def test_colour_is_mass():
     trace = looking(sources="full")
     figure = attention_text(trace, 50, layer=1)

@@ -14,6 +14,8 @@ from training.evaluate import evaluate, rounded
 
 TINY = ROOT / "v4kit" / "models" / "tiny"
 HELD = ROOT / "tests" / "data" / "held_out"
+SHARED = {"recall": "chat"}
+"""Half of the chats recall from a list, so what serves recall serves them too."""
 NATS = 0.01
 """How far a loss may differ between processors and versions."""
 
@@ -90,7 +92,9 @@ def test_barring_a_domains_experts_costs_that_domain(committed, computed):
     for domain in DOMAINS:
         row = computed["barring"][domain]
         assert row == pytest.approx(committed["barring"][domain], abs=NATS)
-        others = [abs(value) for name, value in row.items() if name != domain]
+        others = [
+            abs(value) for name, value in row.items() if name not in (domain, SHARED.get(domain))
+        ]
         assert row[domain] >= 0.03
         assert row[domain] >= 5 * sum(others) / len(others)
 
@@ -103,6 +107,43 @@ def test_hash_layers_are_token_identity(computed):
 @pytest.mark.slow
 def test_accuracy(committed, computed):
     assert computed["accuracy"] == pytest.approx(committed["accuracy"], abs=0.02)
+
+
+@pytest.mark.slow
+def test_values_are_recalled_at_every_alignment(committed, computed):
+    recall, old = computed["recall"], committed["recall"]
+    assert set(recall["before"]) == {"0", "1", "2", "3", "text"}
+    for before, found in recall["before"].items():
+        assert found == pytest.approx(old["before"][before], abs=0.03)
+        assert found["questions_near"] >= 50
+        assert found["questions_far"] >= 300
+        assert found["near"] >= 0.8
+        assert found["far"] >= 0.6
+    for distance, row in recall["first_asked_by_distance"].items():
+        assert row == pytest.approx(old["first_asked_by_distance"][distance], abs=0.05)
+
+
+@pytest.mark.slow
+def test_the_needle_is_attended_to_and_needed(committed, computed):
+    needle = computed["recall"]["needle"]
+    assert needle == pytest.approx(committed["recall"]["needle"], abs=0.03)
+    assert needle["questions"] >= 100
+    assert needle["mass_needle"] >= 10 * needle["mass_other"]
+    assert needle["chosen_needle"] >= needle["chosen_other"] + 0.3
+    assert needle["far_hidden"] <= needle["far"] - 0.3
+
+
+def test_the_card_says_that_recall_was_taught(committed):
+    teaching = committed["training"]["teaching"]
+    stages = teaching["stages"]
+    assert stages[-1]["target"] == 0
+    free = stages[-1]["steps"] * stages[-1]["tokens"]
+    assert teaching["tokens_without_target"] == free
+    assert teaching["tokens"] == sum(stage["steps"] * stage["tokens"] for stage in stages)
+    for file in (TINY / "README.md", ROOT / "training" / "README.md"):
+        text = file.read_text("utf-8")
+        assert "with an attention target" in text
+        assert f"{free:,}" in text
 
 
 def test_weights_load_in_float32_on_a_cpu():

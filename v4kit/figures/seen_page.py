@@ -18,6 +18,8 @@ from v4kit.trace import Trace
 
 LINE = 27
 """Pixels of a line: the text and, below it, a strip for the blocks."""
+FAINT = 0.01
+"""Share of a source below which it is never drawn strongly, be it the strongest there is."""
 LEAST = 5
 """Lines that leave room for a colour key."""
 _BAR, _GAP, _TOP, _BOTTOM = 22, 22, 104, 64
@@ -29,6 +31,8 @@ def attention_page(trace: Trace, seen: Seen, parts: Parts, colours: Theme) -> go
     tints = scale((colours.paper, *colours.window[1:]))
     strips = scale((colours.paper, *colours.blocks[1:]))
     top, below = (float(mass.max(initial=0)) for mass in (seen.window, seen.compressed))
+    span = trace.require_attention().views[seen.layer].span
+    top, below = (top and max(top, FAINT)), (below and max(below, FAINT / span))
     figure.add_traces(_tokens(trace, seen, parts, colours, tints, top=top))
     if below:
         figure.add_trace(_strips(trace, seen, parts, strips, top=below))
