@@ -24,7 +24,7 @@ INSTALL = $(BIN)/python -m pip install --constraint constraints.txt \
 demo: $(VENV)/.installed
 	$(BIN)/v4kit demo
 
-lab: $(VENV)/.installed
+lab: $(VENV)/.installed $(VENV)/share/jupyter/labextensions/v4kit
 	$(BIN)/jupyter lab $(firstword $(wildcard notebooks/01*.ipynb) $(wildcard notebooks) .)
 
 test: check browser
@@ -49,6 +49,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) ".[test]"
 	@touch $@ $(VENV)/.installed
+
+# An editable install does not place JupyterLab's extension; JupyterLab follows a link.
+$(VENV)/share/jupyter/labextensions/v4kit: | $(BIN)/python
+	mkdir -p $(@D)
+	ln -sfn ../../../../widgets/labextension $@
 
 # mypy looks for v4kit.widgets by its installed name; the folder's own name is widgets.
 build/typing/v4kit/widgets:

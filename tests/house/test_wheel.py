@@ -1,6 +1,7 @@
 """The wheel is whole: built without network, installed alone elsewhere, imported from there."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,15 +10,22 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.house.sources import ROOT, tracked_files
+from tests.house.sources import PYPROJECT, ROOT, tracked_files
 
+EXTENSION = ROOT / "widgets" / "labextension"
 SHIPPED = {
     f"v4kit/{folder}{path.relative_to(ROOT / top).as_posix()}"
     for top, folder in {"v4kit": "", "widgets": "widgets/"}.items()
     for path in tracked_files()
-    if path.is_relative_to(ROOT / top)
+    if path.is_relative_to(ROOT / top) and not path.is_relative_to(EXTENSION)
 }
-"""What the wheel must hold, by the names that are installed."""
+"""What the package in the wheel must hold, by the names that are installed."""
+PLACED = {
+    f"share/jupyter/labextensions/v4kit/{path.relative_to(EXTENSION).as_posix()}"
+    for path in tracked_files()
+    if path.is_relative_to(EXTENSION)
+}
+"""What the wheel must place where JupyterLab looks, below the environment's folder."""
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +58,32 @@ def python(*arguments: object) -> str:
 
 
 def test_wheel_holds_what_the_folders_hold(wheel: Path) -> None:
-    files = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    names = ZipFile(wheel).namelist()
+    files = {name for name in names if not name.split("/")[0].endswith((".dist-info", ".data"))}
     missing = SHIPPED - files
     assert not missing, (
         f"missing: {sorted(missing)}. Are packages and package-data in pyproject.toml complete?"
     )
     assert not files - SHIPPED
+
+
+def test_wheel_places_the_extension(wheel: Path) -> None:
+    names = [name.partition(".data/data/")[2] for name in ZipFile(wheel).namelist()]
+    assert set(filter(None, names)) == PLACED
+
+
+def test_jupyterlab_lists_the_installed_extension(installed: Path) -> None:
+    """The environment is a folder beside; JupyterLab is told of it as of any other prefix."""
+    environment = {**os.environ, "JUPYTER_PATH": str(installed / "share" / "jupyter")}
+    command = [sys.executable, "-m", "jupyterlab.labextensions", "list"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment, cwd=installed
+    )
+    (line,) = (line for line in (done.stdout + done.stderr).splitlines() if " v4kit " in line)
+    assert f"v{PYPROJECT['project']['version']}" in line
+    assert "enabled" in line
+    assert "OK" in line
+    assert "X" not in line
 
 
 def test_wheel_holds_no_tests(wheel: Path) -> None:
