@@ -167,3 +167,9 @@ class TestRefusals:
         assert "meta" in {p.device.type for p in model.hf.parameters()}
         expected = v4kit.load(whole).read("Hello")
         assert model.read("Hello").routing.equals(expected.routing)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "flash_attention_2", "nonsense"])
+def test_attention_implementation_that_can_not_be(implementation) -> None:
+    with pytest.raises(InputError, match=f"attn_implementation='{implementation}' can't be used"):
+        v4kit.load(attn_implementation=implementation)

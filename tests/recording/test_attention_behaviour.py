@@ -19,6 +19,8 @@ from tests.references import bare_run, hook_count, spans
 from v4kit import Record
 from v4kit.errors import InputError, TraceError
 from v4kit.recording import recorded_bytes
+from v4kit.recording.attention import AttentionRecorder
+from v4kit.recording.attention_rows import Reduced
 
 RECORDS = {
     "default": Record(),
@@ -488,3 +490,17 @@ class TestDeepCopies:
         alike(recording.trace, before)
         shifted = other.read(ids)
         assert (shifted.attention["sink"][:, 0] > before.attention["sink"][:, 0]).all()
+
+
+def test_rows_that_left_a_device_stay_with_those_that_come_from_it() -> None:
+    """Prompts are reduced at once and leave the device; single tokens after them wait on it."""
+    model, away = zoo.random_model("small"), torch.device("cuda", 0)
+    recorder = AttentionRecorder(model.hf, model.family, model.architecture, Record())
+    part = Reduced({"sink": torch.zeros(3, 1)}, (), away)
+    recorder._reduced = {2: part, 4: part}
+    (prompt,) = recorder._groups_of_pass()
+    recorder.discard()
+    recorder._pending = {2: SimpleNamespace(device=away), 4: SimpleNamespace(device=away)}
+    (single,) = recorder._groups_of_pass()
+    assert prompt is single
+    assert prompt.layers == (2, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -137,6 +138,11 @@ def _weights(source: str, options: dict[str, Any]) -> Any:
             "Check that the files are whole, belong to the config and fit into memory."
         ) from error
     except (ValueError, AssertionError) as error:
+        if re.search("attention|attn_implementation", str(error), re.IGNORECASE):
+            raise InputError(
+                f"attn_implementation={options['attn_implementation']!r} can't be used: "
+                f'{_reason(error)} Use "eager".'
+            ) from error
         raise InputError(
             f"{source!r} can't be placed as asked (device_map, max_memory, offload_folder): "
             f"{_reason(error)} Weights that stay on disk need an offload_folder."

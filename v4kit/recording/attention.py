@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from v4kit.arch import Architecture, Family
 from v4kit.attention import Ragged, View
 from v4kit.core import Record
-from v4kit.errors import InputError, UnsupportedModel
+from v4kit.errors import InputError, UnsupportedModel, V4KitError
 from v4kit.recording.attention_reduce import by_row
 from v4kit.recording.attention_rows import (
     HOLD,
@@ -125,15 +125,15 @@ class AttentionRecorder:
             try:
                 self._reduced[layer] = self._reduce(layer, values)
             except UnsupportedModel as error:
-                self._give_up(error)
+                self.give_up(error)
 
         return hook
 
-    def _give_up(self, error: UnsupportedModel) -> None:
-        """Note why the columns can't be told, or refuse if attention was asked for."""
-        if self._record.attention != "auto":
+    def give_up(self, error: V4KitError) -> None:
+        """Note why what attention speaks of can't be told, or refuse if it was asked for."""
+        if self.on and self._record.attention != "auto":
             raise error
-        self._why = str(error)
+        self._why = self._why or str(error)
 
     @torch.no_grad()
     def _reduce(self, layer: int, values: Tensor) -> Reduced:
@@ -162,7 +162,7 @@ class AttentionRecorder:
         try:
             self._check_columns(groups)
         except UnsupportedModel as error:
-            self._give_up(error)
+            self.give_up(error)
             return
         positions = self._queries(groups[0].layers[0])
         for group in groups:
@@ -199,7 +199,7 @@ class AttentionRecorder:
     def _groups_of_pass(self) -> list[AttentionRows]:
         """Return the rows of the last pass's layers, grouped by what they see and by device."""
         on = {layer: values.device for layer, values in self._pending.items()}
-        on |= {layer: part.values["sink"].device for layer, part in self._reduced.items()}
+        on |= {layer: part.device for layer, part in self._reduced.items()}
         alike: dict[tuple[View, torch.device], list[int]] = {}
         for layer in sorted(on):
             alike.setdefault((self._views[layer], on[layer]), []).append(layer)

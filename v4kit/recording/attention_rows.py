@@ -150,6 +150,8 @@ class Reduced:
     """Variables `[row, layer, …]`."""
     masses: tuple[np.ndarray, ...]
     """All masses of each layer `[element]`, where they are kept."""
+    device: torch.device
+    """Where the weights were; what is kept has left it."""
 
     def __len__(self) -> int:
         return len(self.values["sink"])
@@ -160,19 +162,20 @@ class Reduced:
         reduced = held.reduce(sources=sources, sinks=sinks)
         values = {name: value.cpu() for name, value in reduced.items()}
         if sources is not None:
-            return cls(values, ())
+            return cls(values, (), held.weights.device)
         mask, masses = held.visible(view), []
         for weights in held.weights.cpu().numpy():
             seen = mask if weights.ndim == mask.ndim else mask[:, None].repeat(weights.shape[1], 1)
             masses.append(weights[seen])
-        return cls(values, tuple(masses))
+        return cls(values, tuple(masses), held.weights.device)
 
     @classmethod
     def joined(cls, layers: Sequence[Reduced]) -> Reduced:
         """Return several layers' rows as one."""
         names = layers[0].values
         values = {name: torch.cat([part.values[name] for part in layers], dim=1) for name in names}
-        return cls(values, tuple(mass for part in layers for mass in part.masses))
+        masses = tuple(mass for part in layers for mass in part.masses)
+        return cls(values, masses, layers[0].device)
 
     def take(self, rows: Tensor | None, positions: np.ndarray, view: View) -> Reduced:
         """Return some of the rows, or all; `positions` are those of all."""
@@ -182,7 +185,8 @@ class Reduced:
         heads = 1 if self.values["sink"].ndim == 2 else self.values["sink"].shape[-1]
         ragged = (Ragged.of(flat, view, positions, heads) for flat in self.masses)
         chosen = rows.cpu().numpy()
-        return Reduced(values, tuple(np.asarray(part.take(chosen).flat()) for part in ragged))
+        masses = tuple(np.asarray(part.take(chosen).flat()) for part in ragged)
+        return Reduced(values, masses, self.device)
 
 
 class AttentionRows:
@@ -265,5 +269,5 @@ class AttentionRows:
         if before is not None and short and last + len(before) == start:
             names = part.values
             values = {n: torch.cat([before.values[n], part.values[n]]) for n in names}
-            start, part = last, Reduced(values, ())
+            start, part = last, Reduced(values, (), part.device)
         self._parts[start] = part

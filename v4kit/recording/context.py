@@ -82,8 +82,10 @@ class Recording:
         mask = given.get("attention_mask")
         cache, length = given.get("past_key_values"), given["input_ids"].shape[1]
         before = int(cache.get_seq_length()) if cache is not None else 0
-        if isinstance(mask, Tensor):
+        if isinstance(mask, Tensor) and mask.ndim == 2:
             _check_mask(mask, length)
+        elif isinstance(mask, Tensor):
+            self._recorder.attention.give_up(_unknown_mask(mask))
         _check_positions(given.get("position_ids"), mask, before, length)
         if length > 1:
             check_size(self._architecture, self._recorder.kept, before + length)
@@ -182,11 +184,6 @@ class Recording:
 
 def _check_mask(mask: Tensor, length: int) -> None:
     """Refuse zeros before ones: left padding changes what V4 computes."""
-    if mask.ndim != 2:
-        raise InputError(
-            f"record can't follow an attention mask of shape {tuple(mask.shape)}: which tokens it "
-            "hides is not known. Give a mask [batch, token], or none."
-        )
     real = mask.bool()
     if bool((~real[:, :-1] & real[:, 1:]).any()) or not bool(real[:, 0].all()):
         raise InputError(
@@ -196,13 +193,20 @@ def _check_mask(mask: Tensor, length: int) -> None:
         )
 
 
+def _unknown_mask(mask: Tensor) -> InputError:
+    return InputError(
+        f"what a mask of shape {tuple(mask.shape)} hides is not known. Give a mask [batch, token] "
+        "or none (a static cache makes its own), or record without: Record(attention=None)."
+    )
+
+
 def _check_positions(given: Any, mask: Any, before: int, length: int) -> None:
     """Refuse positions that are not those that come next: intervals are counted by them."""
     if not isinstance(given, Tensor) or given.shape[-1] != length:
         return
     expected = torch.arange(before, before + length, device=given.device)
     differ = given.reshape(-1, length) != expected
-    if isinstance(mask, Tensor):
+    if isinstance(mask, Tensor) and mask.ndim == 2:
         differ &= mask[:, -length:].bool().to(given.device)
     if bool(differ.any()):
         raise InputError(
