@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from v4kit.core import HASH, WINDOW_SOURCE
 from v4kit.engines import Model
+from v4kit.errors import InputError
 from v4kit.recording import AttentionEvent, RouterEvent
-from v4kit.recording.modules import gives_weights
 
 _TOKENS = 24
 _ROUNDING = 5e-3
@@ -40,19 +40,9 @@ def validate(model: Model) -> pd.DataFrame:
     def look(event: RouterEvent) -> None:
         seen[event.layer].append(event)
 
-    attended: dict[int, AttentionEvent] = {}
-    chosen: dict[int, Tensor] = {}
-    with contextlib.ExitStack() as taps:
-        taps.enter_context(model.tap("router", look))
-        if gives_weights(model.hf):
-            taps.enter_context(
-                model.tap("attention", lambda event: attended.update({event.layer: event}))
-            )
-        if model.indexers:
-            taps.enter_context(
-                model.tap("indexer", lambda event: chosen.update({event.layer: event.blocks}))
-            )
+    with model.tap("router", look):
         base, _ = model.forward(ids.tolist(), 0, None, [])
+    attended, chosen = _attended(model, ids.tolist())
     rows = []
     for layer, events in seen.items():
         rows.append(
@@ -70,6 +60,24 @@ def validate(model: Model) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     facts = ["fires", "shapes", "experts", "weights", "matters", "columns", "sums"]
     return table.assign(ok=table[[fact for fact in facts if fact in table]].all(axis=1))
+
+
+def _attended(model: Model, ids: list[int]) -> tuple[dict[int, AttentionEvent], dict[int, Tensor]]:
+    """Return each layer's attention and the blocks its indexer chose; nothing without weights."""
+    attended: dict[int, AttentionEvent] = {}
+    chosen: dict[int, Tensor] = {}
+    with contextlib.ExitStack() as taps:
+        if model.indexers:
+            taps.enter_context(
+                model.tap("indexer", lambda event: chosen.update({event.layer: event.blocks}))
+            )
+        taps.enter_context(
+            model.tap("attention", lambda event: attended.update({event.layer: event}))
+        )
+        # Only the first pass tells whether an attention implementation returns its weights.
+        with contextlib.suppress(InputError):
+            model.forward(ids, 0, None, [])
+    return attended, chosen
 
 
 def _attention(
