@@ -11,9 +11,10 @@ import torch
 
 import v4kit
 from tests import zoo
+from tests.references import decoder_layers
 from tests.zoo import CSA, HCA
 
-NAMES = ("tiny", "small", "wide", "mixtral", "olmoe", "gpt_oss")
+NAMES = ("tiny", "small", "wide", *zoo.OTHERS)
 """Models whose attention gives its weights, in `eager`."""
 
 
@@ -106,13 +107,13 @@ class Listener:
         self.hf = hf
         self.calls: dict[int, list[Call]] = {}
         self.chosen: dict[int, list[np.ndarray]] = {}
-        self._module = sys.modules[type(hf).__module__]
+        self._module = sys.modules[type(decoder_layers(hf)[0].self_attn).__module__]
         self._handles: list[Any] = []
 
     def __enter__(self) -> Self:
         self._original = self._module.eager_attention_forward
         self._module.eager_attention_forward = self._forward
-        for layer, decoder in enumerate(self.hf.model.layers):
+        for layer, decoder in enumerate(decoder_layers(self.hf)):
             compressor = getattr(decoder.self_attn, "compressor", None)
             if hasattr(compressor, "indexer"):
                 hook = self._indexer(layer)
@@ -159,7 +160,7 @@ class Listener:
         for layer, calls in self.calls.items():
             rows = found.setdefault(layer, {})
             for number, (call, (start, stop)) in enumerate(zip(calls, passes, strict=True)):
-                view = sight(self.hf.config, layer)
+                view = sight(self.hf.config.get_text_config(), layer)
                 weights, sink = (given if returned else softmax)(call, batch)
                 columns = columns_of(weights.shape[-1], stop, view)
                 for place, position in enumerate(range(start, stop)):

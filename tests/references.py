@@ -29,6 +29,17 @@ def spans(length: int, chunk: int | None, prompt: int | None = None) -> list[tup
     return reading + [(start, start + 1) for start in range(prompt, length)]
 
 
+def decoder_layers(hf: Any) -> Any:
+    """The decoder layers; a model for pictures has them one level down."""
+    return getattr(hf.model, "language_model", hf.model).layers
+
+
+def gate_of(layer: Any) -> Any:
+    """The router of a decoder layer; None if the layer is dense."""
+    gate = getattr(layer.mlp, "gate", None) or getattr(layer.mlp, "router", None)
+    return gate if hasattr(gate, "num_experts") else None
+
+
 class Spy:
     """Own hooks on a transformers model's gates and outputs, for as long as the block runs."""
 
@@ -40,8 +51,10 @@ class Spy:
         self._handles: list[Any] = []
 
     def __enter__(self) -> Self:
-        for index, layer in enumerate(self._hf.model.layers):
-            self._handles.append(layer.mlp.gate.register_forward_hook(self._gate(index)))
+        for index, layer in enumerate(decoder_layers(self._hf)):
+            gate = gate_of(layer)
+            if gate is not None:
+                self._handles.append(gate.register_forward_hook(self._gate(index)))
         self._handles.append(self._hf.register_forward_hook(self._output))
         return self
 
@@ -100,27 +113,51 @@ def sqrt_softplus(logits: Sequence[float]) -> list[float]:
 
 
 def softmax(logits: Sequence[float]) -> list[float]:
-    """Mixtral's and OLMoE's scores."""
+    """The scores of Mixtral, OLMoE, Qwen3-MoE and gpt-oss."""
     top = max(logits)
     powers = [math.exp(x - top) for x in logits]
     return [power / sum(powers) for power in powers]
 
 
+def sigmoid(logits: Sequence[float]) -> list[float]:
+    """The scores of DeepSeek-V3 and its descendants, and of MiniMax-M2."""
+    return [1 / (1 + math.exp(-x)) for x in logits]
+
+
 def scores_of(hf: Any) -> Callable[[Sequence[float]], list[float]]:
     """The family's scoring function."""
-    return sqrt_softplus if hf.config.model_type == "deepseek_v4" else softmax
+    if hf.config.model_type == "deepseek_v4":
+        return sqrt_softplus
+    return sigmoid if hf.config.model_type in SIGMOID else softmax
+
+
+SIGMOID = ("deepseek_v3", "deepseek_v32", "glm_moe_dsa", "kimi_k25", "minimax_m2")
 
 
 def bias_of(hf: Any, layer: int) -> list[float]:
     """The bias on selection; zeros where there is none."""
-    gate = hf.model.layers[layer].mlp.gate
-    bias = getattr(gate, "e_score_correction_bias", None)
-    return [0.0] * gate.weight.shape[0] if bias is None else bias.double().tolist()
+    block = decoder_layers(hf)[layer].mlp
+    for owner in (gate_of(decoder_layers(hf)[layer]), block):
+        if hasattr(owner, "e_score_correction_bias"):
+            return owner.e_score_correction_bias.double().tolist()
+    return [0.0] * gate_of(decoder_layers(hf)[layer]).weight.shape[0]
 
 
 def is_hash(hf: Any, layer: int) -> bool:
     """Whether the layer's experts follow from the token id."""
-    return hasattr(hf.model.layers[layer].mlp.gate, "tid2eid")
+    return hasattr(gate_of(decoder_layers(hf)[layer]), "tid2eid")
+
+
+def open_experts(hf: Any, selection: Sequence[float]) -> set[int]:
+    """The experts of the best groups, by the sum of a group's two best; all without groups."""
+    text = hf.config.get_text_config()
+    count, kept = getattr(text, "n_group", None) or 1, getattr(text, "topk_group", None) or 1
+    size = len(selection) // count
+    groups = [range(start, start + size) for start in range(0, len(selection), size)]
+    best = sorted(
+        groups, key=lambda group: -sum(sorted((selection[e] for e in group), reverse=True)[:2])
+    )
+    return {expert for group in best[:kept] for expert in group}
 
 
 def compare_routing(trace: v4kit.Trace, hf: Any, run: Run) -> None:
@@ -134,7 +171,7 @@ def compare_routing(trace: v4kit.Trace, hf: Any, run: Run) -> None:
     assert set(run.gates) == set(trace.layers)
     for layer, (all_logits, all_weights, all_ids) in run.gates.items():
         bias, hashed = bias_of(hf, layer), is_hash(hf, layer)
-        table = hf.model.layers[layer].mlp.gate.tid2eid if hashed else None
+        table = decoder_layers(hf)[layer].mlp.gate.tid2eid if hashed else None
         for row in range(len(all_ids)):
             ids, weights = all_ids[row].tolist(), all_weights[row].tolist()
             scores = score(all_logits[row].astype(np.float64).tolist())
@@ -150,7 +187,10 @@ def compare_routing(trace: v4kit.Trace, hf: Any, run: Run) -> None:
             if "scores" in arrays:
                 expected = [scores[ids[slot]] for slot in order]
                 np.testing.assert_allclose(arrays["scores"][at], expected, rtol=1e-5, err_msg=at)
-                compare_competition(arrays, at, ids, scores, selection, hashed=hashed)
+                unbiased, biased = open_experts(hf, scores), open_experts(hf, selection)
+                assert hashed or set(ids) <= biased
+                open_ = (unbiased, biased)
+                compare_competition(arrays, at, ids, scores, selection, open_, hashed=hashed)
             if "router_scores" in arrays:
                 np.testing.assert_allclose(arrays["router_scores"][at], scores, rtol=1e-5)
 
@@ -161,21 +201,27 @@ def compare_competition(
     ids: list[int],
     scores: list[float],
     selection: list[float],
+    open_: tuple[set[int], set[int]],
     *,
     hashed: bool,
 ) -> None:
-    """Assert margin, runner-up and bias flips of one token and layer."""
+    """Assert margin, runner-up and bias flips of one token and layer.
+
+    `open_` are the experts of open groups, by the unbiased and by the biased scores.
+    """
     if hashed:
         assert np.isnan(arrays["margin"][at])
         assert arrays["runner_up"][at] == arrays["bias_flips"][at] == -1
         return
-    others = [expert for expert in range(len(scores)) if expert not in ids]
+    unbiased, biased = open_
+    others = [expert for expert in sorted(biased) if expert not in ids]
     best = max(others, key=lambda expert: (selection[expert], -expert))
     lowest = min(selection[expert] for expert in ids)
-    threshold = sorted(scores, reverse=True)[len(ids) - 1]
+    threshold = sorted((scores[expert] for expert in unbiased), reverse=True)[len(ids) - 1]
+    flips = sum(expert not in unbiased or scores[expert] < threshold for expert in ids)
     assert arrays["runner_up"][at] == best, at
     np.testing.assert_allclose(arrays["margin"][at], lowest - selection[best], atol=1e-5)
-    assert arrays["bias_flips"][at] == sum(scores[expert] < threshold for expert in ids), at
+    assert arrays["bias_flips"][at] == flips, at
 
 
 def log_softmax(logits: Sequence[float]) -> list[float]:

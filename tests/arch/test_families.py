@@ -3,41 +3,87 @@
 import dataclasses
 
 import pytest
-from transformers import MixtralConfig, MixtralForCausalLM
+import torch
+from transformers import MixtralConfig, MixtralForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import v4kit
 from tests import zoo
-from tests.references import bare_run, compare_routing, spans
+from tests.references import bare_run, compare_routing, decoder_layers, gate_of, spans
 from v4kit.arch import FAMILIES, Family, describe
 from v4kit.errors import UnsupportedModel
 
 
 class TestDescriptions:
-    @pytest.mark.parametrize("name", zoo.ALL)
-    def test_agrees_with_the_config(self, name) -> None:
+    @pytest.mark.parametrize("name", [*zoo.ALL, *zoo.EVERY])
+    def test_agrees_with_the_model(self, name) -> None:
         model = zoo.model(name)
         config, architecture = model.hf.config, model.architecture
+        text, layers = config.get_text_config(), decoder_layers(model.hf)
         assert architecture.family == config.model_type
-        assert architecture.n_layers == len(model.hf.model.layers)
-        assert architecture.top_k == config.num_experts_per_tok
-        assert architecture.vocabulary == config.vocab_size
-        assert architecture.context == config.max_position_embeddings
-        for layer in architecture.layers:
-            gate = model.hf.model.layers[layer.index].mlp.gate
-            assert architecture.n_experts == gate.weight.shape[0]
-            assert (layer.routing == "hash") is hasattr(gate, "tid2eid")
-            assert (layer.index in architecture.hash_layers) is hasattr(gate, "tid2eid")
-            assert model.routers[layer.index] is gate
-        assert architecture.routed == tuple(range(architecture.n_layers))
+        assert architecture.n_layers == len(layers)
+        assert architecture.top_k == text.num_experts_per_tok
+        assert architecture.vocabulary == text.vocab_size
+        assert architecture.context == text.max_position_embeddings
+        gates = {i: gate_of(layer) for i, layer in enumerate(layers)}
+        assert architecture.routed == tuple(i for i, gate in gates.items() if gate is not None)
+        assert architecture.hash_layers == tuple(
+            i for i, gate in gates.items() if hasattr(gate, "tid2eid")
+        )
+        for index, router in model.routers.items():
+            assert router is gates[index]
+            assert router.weight.shape[0] == architecture.n_experts
+
+    def test_dense_layers(self) -> None:
+        kinds = {
+            name: [layer.routing for layer in zoo.model(name).architecture.layers]
+            for name in ("deepseek_v3", "glm_moe_dsa", "qwen3_moe")
+        }
+        assert kinds == {
+            "deepseek_v3": ["dense", "topk", "topk", "topk"],
+            "glm_moe_dsa": ["dense", "topk", "topk", "topk"],
+            "qwen3_moe": ["topk", "dense", "topk", "topk"],
+        }
+
+    def test_layers_by_a_step(self) -> None:
+        config = Qwen3MoeConfig(num_hidden_layers=5, decoder_sparse_step=2, mlp_only_layers=[3])
+        with torch.device("meta"):
+            layers = Qwen3MoeForCausalLM(config).model.layers
+        routed = tuple(i for i, layer in enumerate(layers) if gate_of(layer) is not None)
+        assert describe(config).routed == routed == (1,)
+
+    def test_groups(self) -> None:
+        grouped, whole = zoo.model("deepseek_v3").architecture, zoo.model("kimi_k25").architecture
+        assert (grouped.n_groups, grouped.top_groups) == (4, 2)
+        assert (whole.n_groups, whole.top_groups) == (1, 1)
 
     def test_attention_kinds(self) -> None:
         kinds = [layer.attention for layer in describe(zoo.v4_config("small")).layers]
         assert kinds == ["sliding", "sliding", "csa", "hca", "csa", "hca"]
         assert {layer.attention for layer in zoo.model("mixtral").architecture.layers} == {"full"}
+        indexed = zoo.model("deepseek_v32").architecture.layers
+        assert {(layer.attention, layer.chosen) for layer in indexed} == {("dsa", 6)}
 
     def test_weight_sums(self) -> None:
-        sums = {name: zoo.model(name).architecture.weight_sum for name in zoo.ALL}
-        assert sums == {"small": 1.5, "wide": 2.5, "tiny": 1.5, "mixtral": 1.0, "olmoe": None}
+        sums = {name: zoo.model(name).architecture.weight_sum for name in (*zoo.ALL, *zoo.EVERY)}
+        assert sums == {
+            "small": 1.5,
+            "wide": 2.5,
+            "tiny": 1.5,
+            "flash": 1.5,
+            "pro": 2.5,
+            **dict.fromkeys(("deepseek_v3", "deepseek_v32", "glm_moe_dsa", "kimi_k25"), 2.5),
+            "minimax_m2": 1.0,
+            "mixtral": 1.0,
+            "qwen3_moe": 1.0,
+            "gpt_oss": 1.0,
+            "olmoe": None,
+        }
+
+    def test_weights_that_are_scaled_but_not_normalized(self) -> None:
+        hf = zoo.fresh("deepseek_v3", norm_topk_prob=False)
+        model = v4kit.wrap(hf, zoo.tokenizer())
+        assert (model.architecture.weight_sum, model.architecture.scale) == (None, 2.5)
+        assert v4kit.validate(model).ok.all()
 
     def test_shared_experts(self) -> None:
         assert zoo.model("small").architecture.n_shared == 1
@@ -71,7 +117,7 @@ def fake_model() -> MixtralForCausalLM:
 class TestTheTable:
     def test_unknown_family(self) -> None:
         with pytest.raises(
-            UnsupportedModel, match=r"'fake_moe'.*deepseek_v4, gpt_oss, mixtral, olmoe"
+            UnsupportedModel, match=r"'fake_moe'.*deepseek_v4, .*gpt_oss, .*mixtral, olmoe"
         ):
             v4kit.wrap(fake_model(), zoo.tokenizer())
 
@@ -82,7 +128,6 @@ class TestTheTable:
             scoring="softmax",
             bias=None,
             experts="num_local_experts",
-            weight_sum=1.0,
         )
         monkeypatch.setitem(FAMILIES, "fake_moe", row)
         hf = fake_model()

@@ -10,7 +10,7 @@ import v4kit
 from tests import zoo
 from v4kit.errors import InputError, ModelError, ModelNotFound, UnsupportedModel
 
-FAMILIES = "deepseek_v4, gpt_oss, mixtral, olmoe"
+FAMILIES = "deepseek_v3.*deepseek_v4.*gpt_oss.*mixtral.*olmoe"
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,20 @@ class TestLoading:
         assert model.hf.dtype == torch.float32
         again = v4kit.load(str(whole), device_map="cpu")
         assert again.read("Hello").routing.equals(model.read("Hello").routing)
+
+    @pytest.mark.parametrize("family", zoo.OTHERS)
+    def test_every_family(self, family, tmp_path) -> None:
+        """All weights are found, the plan counts them, and the model is the one that was saved."""
+        hf = zoo.fresh(family, attn_implementation="eager")
+        hf.save_pretrained(tmp_path)
+        zoo.tokenizer().save_pretrained(tmp_path)
+        model = v4kit.load(tmp_path)
+        tensors = [*model.hf.parameters(), *model.hf.buffers()]
+        assert v4kit.plan(tmp_path).bytes == sum(t.numel() * t.element_size() for t in tensors)
+        ids = torch.arange(30, 70)[None]
+        with torch.no_grad():
+            assert torch.equal(model.hf(ids).logits, hf(ids).logits)
+        assert model.meta["architecture"]["family"] == family
 
     def test_equals_wrapping(self, whole) -> None:
         loaded = v4kit.load(whole).generate("Hello", max_new_tokens=3)
@@ -102,12 +116,20 @@ class TestRefusals:
             v4kit.load(folder)
 
     @pytest.mark.parametrize(
-        "config",
-        [{"model_type": "deepseek_v41"}, {}, {"model_type": "deepseek_v4", "compress_ratios": [2]}],
+        ("config", "why"),
+        [
+            ({"model_type": "deepseek_v41"}, "V4.1 is a new architecture.*transformers 5"),
+            ({"model_type": "nova"}, "'nova': transformers can't read the config"),
+            ({}, "None: transformers can't read the config.*Unrecognized model"),
+            (
+                {"model_type": "deepseek_v4", "compress_ratios": [2]},
+                "'deepseek_v4': transformers can't read the config",
+            ),
+        ],
     )
-    def test_config_that_transformers_does_not_know(self, folder, config) -> None:
+    def test_config_that_transformers_does_not_know(self, folder, config, why) -> None:
         (folder / "config.json").write_text(json.dumps(config))
-        with pytest.raises(UnsupportedModel, match=f"no model that transformers knows.*{FAMILIES}"):
+        with pytest.raises(UnsupportedModel, match=f"type .*{why}.*{FAMILIES}"):
             v4kit.load(folder)
 
     def test_config_without_experts(self, folder) -> None:

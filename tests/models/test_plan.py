@@ -188,7 +188,7 @@ class TestTruth:
         assert ("disk" in weights) == (share is not None)
         assert not (plan.fits and share is not None)
 
-    @pytest.mark.parametrize("name", ["small", "wide", "mixtral", "olmoe", "gpt_oss"])
+    @pytest.mark.parametrize("name", ["small", "wide", *zoo.OTHERS])
     @pytest.mark.parametrize("tokens", [1, 3, 64, 101, 300])
     def test_cache_is_that_of_a_pass(self, name, tokens) -> None:
         hf = zoo.random_model(name).hf

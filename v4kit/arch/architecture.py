@@ -17,13 +17,15 @@ class Layer:
     routing: str
     """"hash", "topk" or "dense"."""
     attention: str
-    """"sliding", "csa", "hca", "full" or "other"."""
+    """"sliding", "csa", "hca", "dsa", "full" or "other"."""
     window: int | None = None
     """Single tokens that a query sees, itself included; None: all tokens up to itself."""
     rate: int = 0
     """Tokens from one compressed block to the next; 0: the layer has no blocks."""
     span: int = 0
     """Tokens that are pooled into one block, those before its own included."""
+    chosen: int | None = None
+    """Most blocks (CSA) or tokens (DSA) that an indexer lets a query see; None: no indexer."""
 
     @property
     def view(self) -> View:
@@ -45,16 +47,27 @@ class Architecture:
     """Experts chosen for one token in one layer."""
     n_shared: int
     """Shared experts of a layer, always on; 0 where there are none."""
-    weight_sum: float | None
-    """What a token's weights add up to (`routed_scaling_factor`); None where it varies."""
     vocabulary: int
     """Number of token ids."""
     context: int
     """Longest sequence, in tokens."""
+    normalized: bool = True
+    """Whether a token's weights are its chosen experts' scores divided by their sum."""
+    scale: float = 1.0
+    """What the weights are multiplied by in the end (`routed_scaling_factor`)."""
+    n_groups: int = 1
+    """Groups that the experts stand in; a token chooses from the best groups only."""
+    top_groups: int = 1
+    """Groups that a token may choose from."""
     heads: int = 1
     """Attention heads of a layer."""
     sinks: bool = False
     """Every head has a learned sink, which takes the share of attention that no token gets."""
+
+    @property
+    def weight_sum(self) -> float | None:
+        """What a token's weights add up to; None where it varies."""
+        return self.scale if self.normalized else None
 
     @property
     def n_layers(self) -> int:

@@ -1,25 +1,17 @@
 """The table of families: where a router stands and how it scores, and what attention is made of.
 
 In transformers 5 every router returns `(logits [token, expert], weights [token, slot],
-experts [token, slot])`, so a family is one row of data. To add one, add a row.
+experts [token, slot])`, so a family is one row of data. To add one, add a row; `v4kit.validate`
+tells whether it is right.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any
 
-from v4kit.arch.architecture import Architecture, Layer
-from v4kit.core import DENSE, HASH, TOPK
 from v4kit.errors import UnsupportedModel
-
-_ATTENTION = {
-    "sliding_attention": "sliding",
-    "compressed_sparse_attention": "csa",
-    "heavily_compressed_attention": "hca",
-    "full_attention": "full",
-}
-_V4_ROUTING = {"hash_moe": HASH, "moe": TOPK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +25,20 @@ class Family:
     scoring: str
     """How logits become scores: "sqrtsoftplus", "softmax" or "sigmoid"."""
     bias: str | None
-    """The router's attribute with the bias that acts on selection only; None: there is none."""
+    """Path below a decoder layer of the bias that acts on selection only; None: there is none."""
     experts: str
     """The config's field with the number of routed experts."""
     layers: str = "model.layers"
     """Path of the list of decoder layers below the causal model."""
-    weight_sum: str | float | None = None
-    """What the weights add up to: a field of the config, a number, or None where it varies."""
+    loader: str = "AutoModelForCausalLM"
+    """transformers' class that makes the model from its config."""
+    normalized: str | bool = True
+    """Whether a token's weights are divided by their sum: a field of the config, or known."""
+    scale: str | float = 1.0
+    """What the weights are multiplied by in the end: a field of the config, or a number."""
+    groups: tuple[str, str] | None = None
+    """The config's fields with the number of groups of experts, and with how many of them a token
+    may choose from; None: it chooses from all experts."""
     attention: str = "self_attn"
     """The attention's path below a decoder layer; its second output is the weights."""
     sinks: bool = False
@@ -50,6 +49,25 @@ class Family:
     """Path below the attention of what chooses among the blocks; only some layers have it."""
 
 
+_V3 = Family(
+    "deepseek_v3",
+    router="mlp.gate",
+    scoring="sigmoid",
+    bias="mlp.gate.e_score_correction_bias",
+    experts="n_routed_experts",
+    normalized="norm_topk_prob",
+    scale="routed_scaling_factor",
+    groups=("n_group", "topk_group"),
+)
+_OLMOE = Family(
+    "olmoe",
+    router="mlp.gate",
+    scoring="softmax",
+    bias=None,
+    experts="num_experts",
+    normalized="norm_topk_prob",
+)
+
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
@@ -57,27 +75,38 @@ FAMILIES: dict[str, Family] = {
             "deepseek_v4",
             router="mlp.gate",
             scoring="sqrtsoftplus",
-            bias="e_score_correction_bias",
+            bias="mlp.gate.e_score_correction_bias",
             experts="n_routed_experts",
-            weight_sum="routed_scaling_factor",
+            scale="routed_scaling_factor",
             sinks=True,
             compressor="compressor",
             indexer="compressor.indexer",
         ),
+        _V3,
+        replace(_V3, model_type="deepseek_v32"),
+        replace(_V3, model_type="glm_moe_dsa"),
+        # A model for pictures, too: its config has DeepSeek-V3's for the language part.
+        replace(
+            _V3,
+            model_type="kimi_k25",
+            layers="model.language_model.layers",
+            loader="AutoModelForImageTextToText",
+        ),
+        Family(
+            "minimax_m2",
+            router="mlp.gate",
+            scoring="sigmoid",
+            bias="mlp.e_score_correction_bias",
+            experts="num_local_experts",
+        ),
+        _OLMOE,
+        replace(_OLMOE, model_type="qwen3_moe"),
         Family(
             "mixtral",
             router="mlp.gate",
             scoring="softmax",
             bias=None,
             experts="num_local_experts",
-            weight_sum=1.0,
-        ),
-        Family(
-            "olmoe",
-            router="mlp.gate",
-            scoring="softmax",
-            bias=None,
-            experts="num_experts",
         ),
         Family(
             "gpt_oss",
@@ -85,11 +114,17 @@ FAMILIES: dict[str, Family] = {
             scoring="softmax",
             bias=None,
             experts="num_local_experts",
-            weight_sum=1.0,
             sinks=True,
         ),
     )
 }
+
+REFUSED = {
+    "deepseek_v41": "DeepSeek-V4.1 is a new architecture, not a larger V4: an encoder and a "
+    "decoder, layers that share compressed keys and choices, n-gram memory. transformers "
+    f"{version('transformers')} has no classes for it, so there is nothing to load it with.",
+}
+"""Families that people ask for and that can't be read, with the reason."""
 
 
 def family_of(config: Any) -> Family:
@@ -101,59 +136,12 @@ def family_of(config: Any) -> Family:
     model_type = getattr(config, "model_type", None)
     if model_type in FAMILIES:
         return FAMILIES[model_type]
-    raise UnsupportedModel(
-        f"v4kit can't read models of type {model_type!r}: it needs a mixture-of-experts model. "
+    raise UnsupportedModel(refusal(model_type))
+
+
+def refusal(model_type: Any, why: str = "it needs a mixture-of-experts model.") -> str:
+    """Return why models of a type can't be read, and which can."""
+    return (
+        f"v4kit can't read models of type {model_type!r}: {REFUSED.get(model_type, why)} "
         f"Families that work: {', '.join(sorted(FAMILIES))}."
     )
-
-
-def describe(config: Any) -> Architecture:
-    """Return the architecture that a transformers config describes, nothing loaded.
-
-    Raises:
-        UnsupportedModel: The family is not in the table, or the config names no experts.
-    """
-    family = family_of(config)
-    n_experts = getattr(config, family.experts, None)
-    if not n_experts:
-        raise UnsupportedModel(
-            f"This {family.model_type} config has no routed experts ({family.experts} is "
-            f"{n_experts!r}). Use a mixture-of-experts model of one of these families: "
-            f"{', '.join(sorted(FAMILIES))}."
-        )
-    count = config.num_hidden_layers
-    routing = getattr(config, "mlp_layer_types", None) or ["moe"] * count
-    weight_sum = family.weight_sum
-    if isinstance(weight_sum, str):
-        weight_sum = float(getattr(config, weight_sum))
-    return Architecture(
-        family=family.model_type,
-        layers=tuple(
-            Layer(i, _V4_ROUTING.get(routing[i], DENSE), **_attention(config, i))
-            for i in range(count)
-        ),
-        n_experts=int(n_experts),
-        top_k=int(config.num_experts_per_tok),
-        n_shared=int(getattr(config, "n_shared_experts", 0) or 0),
-        weight_sum=weight_sum,
-        vocabulary=int(config.vocab_size),
-        context=int(config.max_position_embeddings),
-        heads=int(config.num_attention_heads),
-        sinks=family.sinks,
-    )
-
-
-def _attention(config: Any, layer: int) -> dict[str, Any]:
-    """Return the kind of a layer's attention, and what it can see."""
-    window = getattr(config, "sliding_window", None)
-    types = getattr(config, "layer_types", None)
-    name = types[layer] if types else "sliding_attention" if window else "full_attention"
-    kind = _ATTENTION.get(name, "other")
-    rate = int((getattr(config, "compress_rates", None) or {}).get(name, 0))
-    return {
-        "attention": kind,
-        "window": None if kind in ("full", "other") or not window else int(window),
-        "rate": rate,
-        # A CSA block pools the tokens of the block before it with its own.
-        "span": 2 * rate if kind == "csa" else rate,
-    }

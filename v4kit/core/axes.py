@@ -23,7 +23,7 @@ TOPK = "topk"
 DENSE = "dense"
 """Routing kind: the layer has no router."""
 ROUTING_KINDS = (HASH, TOPK, DENSE)
-ATTENTION_KINDS = ("sliding", "csa", "hca", "full", "other")
+ATTENTION_KINDS = ("sliding", "csa", "hca", "dsa", "full", "other")
 WINDOW_SOURCE = 0
 """Kind of an attention source that is a single token, seen as it is."""
 BLOCK_SOURCE = 1

@@ -9,57 +9,116 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from v4kit.core import HASH, WINDOW_SOURCE
+from v4kit.core import DENSE
 from v4kit.engines import Model
 from v4kit.errors import InputError
-from v4kit.recording import AttentionEvent, RouterEvent
+from v4kit.experiments.facts import attention_facts, holds, router_facts
+from v4kit.recording import AttentionEvent, RouterEvent, record
 
 _TOKENS = 24
-_ROUNDING = 5e-3
-"""Most by which a row of bfloat16 weights may add up to more than 1."""
+FACTS = (
+    "found",
+    "fires",
+    "shapes",
+    "ids",
+    "experts",
+    "weights",
+    "matters",
+    "recorded",
+    "unchanged",
+    "visible",
+    "sums",
+)
+"""Columns of the table that say whether something holds."""
 
 
 def validate(model: Model) -> pd.DataFrame:
-    """Return one row per layer with a router, one column per fact, and `ok`.
+    """Return one row per decoder layer, one column per fact, and `ok`: no fact is false.
 
-    Each fact is an experiment on a short text: the router `fires` once per pass; it returns
-    experts and weights of the expected `shapes`; selecting by score and bias gives the `experts`
-    that were used (hash layers: the token's row of the table); the `weights` add up as the
-    architecture says; and halving the weights of this layer `matters` to the logits. Attention
-    has its mass where `columns` says that a token can see, on every single token it can see, and
-    with blocks that were chosen only; what a row `sums` to leaves no more than the sink's share.
-    `v4kit.validate(model).ok.all()` says that all is well; `columns` and `sums` are missing where
-    the model returns no attention weights.
+    Each fact is an experiment on a short text. `found`: the module that the table of families names
+    is the only one in the layer that returns logits, weights and expert ids; a dense layer has
+    none. Then of each router: it `fires` once per pass; what it returns has the expected `shapes`;
+    its `ids` are of experts that exist, each once; selecting by score and bias, within the open
+    groups, gives the `experts` that were used (hash layers: the token's row of the table); the
+    `weights` are those experts' scores, normalized and scaled as the family says; halving them
+    `matters` to the logits. A recording holds the same experts and weights (`recorded`) and leaves
+    the logits `unchanged` to the bit. Attention's mass is all on what is `visible` to a token: on
+    every single token it can see (or as many as its indexer may choose) and on blocks that were
+    chosen; what a row `sums` to leaves no more than the sink's share.
+
+    `v4kit.validate(model).ok.all()` says that all is well. A fact is missing (`<NA>`) where it
+    can't be asked: routers' facts of a dense layer, `visible` and `sums` if the model returns no
+    attention weights, `recorded` and `unchanged` if a router does not do what can be recorded.
     """
-    # Enough for two of the longest blocks.
-    longest = max(layer.rate for layer in model.architecture.layers)
-    count = min(max(_TOKENS, 2 * longest + 8), model.architecture.context)
-    ids = torch.arange(count) % model.architecture.vocabulary
-    seen: dict[int, list[RouterEvent]] = {layer: [] for layer in model.routers}
-
-    def look(event: RouterEvent) -> None:
-        seen[event.layer].append(event)
-
-    with model.tap("router", look):
-        base, _ = model.forward(ids.tolist(), 0, None, [])
-    attended, chosen = _attended(model, ids.tolist())
+    ids = _text(model)
+    base, _ = model.forward(ids, 0, None, [])
+    events, routers = _routed(model, ids)
+    attended, chosen = _attended(model, ids)
+    routed = {
+        layer: router_facts(model, layer, events.get(layer, []), ids) for layer in model.routers
+    }
+    kept: dict[int, bool] = {}
+    unchanged: bool | None = None
+    if all(facts["fires"] and facts["ids"] for facts in routed.values()):
+        kept, unchanged = _recorded(model, ids, base, events)
     rows = []
-    for layer, events in seen.items():
-        rows.append(
-            {
-                "layer": layer,
-                "routing": model.architecture.layers[layer].routing,
-                "attention": model.architecture.layers[layer].attention,
-                "router": type(model.routers[layer]).__name__,
-                "fires": len(events) == 1,
-                **_facts(model, layer, events[0] if events else None, ids),
-                "matters": _matters(model, layer, ids, base),
-                **_attention(model, attended.get(layer), chosen.get(layer)),
-            }
-        )
-    table = pd.DataFrame(rows)
-    facts = ["fires", "shapes", "experts", "weights", "matters", "columns", "sums"]
-    return table.assign(ok=table[[fact for fact in facts if fact in table]].all(axis=1))
+    for layer in model.architecture.layers:
+        at = layer.index
+        expected = [model.routers[at]] if at in model.routers else []
+        facts: dict[str, bool | None] = {"found": routers.get(at, []) == expected}
+        if layer.routing != DENSE:
+            facts |= routed[at]
+            facts |= {"matters": _matters(model, at, ids, base), "recorded": kept.get(at)}
+        facts |= {"unchanged": unchanged}
+        facts |= attention_facts(model, attended.get(at), chosen.get(at))
+        about = {
+            "layer": at,
+            "routing": layer.routing,
+            "attention": layer.attention,
+            "router": type(expected[0]).__name__ if expected else "–",
+        }
+        rows.append(about | {fact: facts.get(fact) for fact in FACTS})
+    table = pd.DataFrame(rows).astype(dict.fromkeys(FACTS, "boolean"))
+    return table.assign(ok=table[list(FACTS)].all(axis=1).astype(bool))
+
+
+def _text(model: Model) -> list[int]:
+    """Return ids that fill two of the longest blocks."""
+    needed = max(2 * layer.rate + 8 for layer in model.architecture.layers)
+    count = min(max(_TOKENS, needed), model.architecture.context)
+    return (torch.arange(count) % model.architecture.vocabulary).tolist()
+
+
+def _routed(
+    model: Model, ids: list[int]
+) -> tuple[dict[int, list[RouterEvent]], dict[int, list[nn.Module]]]:
+    """Return what each router said, and every module of each layer that speaks like a router."""
+    events: dict[int, list[RouterEvent]] = {}
+    routers: dict[int, list[nn.Module]] = {}
+
+    def probe(layer: int) -> Any:
+        def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+            if _like_a_router(output) and module not in routers.setdefault(layer, []):
+                routers[layer].append(module)
+
+        return hook
+
+    decoder = model.hf.get_submodule(model.family.layers)
+    probes = [(part, probe(i)) for i, layer in enumerate(decoder) for part in layer.modules()]
+    with model.tap("router", lambda event: events.setdefault(event.layer, []).append(event)):
+        model.forward(ids, 0, None, probes)
+    return events, routers
+
+
+def _like_a_router(output: Any) -> bool:
+    """Tell whether an output is `(logits [token, expert], weights, ids [token, slot])`."""
+    return (
+        isinstance(output, tuple)
+        and len(output) == 3
+        and all(isinstance(part, Tensor) and part.ndim == 2 for part in output)
+        and output[0].is_floating_point()
+        and not output[2].is_floating_point()
+    )
 
 
 def _attended(model: Model, ids: list[int]) -> tuple[dict[int, AttentionEvent], dict[int, Tensor]]:
@@ -80,78 +139,23 @@ def _attended(model: Model, ids: list[int]) -> tuple[dict[int, AttentionEvent], 
     return attended, chosen
 
 
-def _attention(
-    model: Model, event: AttentionEvent | None, blocks: Tensor | None
-) -> dict[str, bool]:
-    """Return what one layer's attention shows; nothing if it was not seen."""
-    if event is None:
-        return {}
-    weights = event.weights.float().cpu()
-    seen = torch.from_numpy(event.columns.visible())
-    single = seen & torch.from_numpy(event.kind == WINDOW_SOURCE)
-    if blocks is not None:
-        picked = torch.zeros(len(seen), event.columns.n_blocks + 1, dtype=torch.bool)
-        picked.scatter_(1, blocks.cpu() % picked.shape[1], value=True)
-        seen[:, event.columns.n_window :] &= picked[:, :-1]
-    used = weights > 0
-    total = weights.sum(-1)
-    most = float((total - 1).abs().max() if not model.architecture.sinks else (total - 1).max())
-    return {
-        "columns": bool((used <= seen).all() and (used | ~single).all()),
-        "sums": most < _ROUNDING,
-    }
+def _recorded(
+    model: Model, ids: list[int], base: Tensor, events: dict[int, list[RouterEvent]]
+) -> tuple[dict[int, bool], bool]:
+    """Return whether a recording holds what each router said, and left the logits as they are."""
+    with record(model.hf) as recording:
+        logits, _ = model.forward(ids, 0, None, [])
+    trace = recording.trace
+    kept = {layer: holds(trace, layer, said[0]) for layer, said in events.items()}
+    return kept, torch.equal(logits, base)
 
 
-def _facts(model: Model, layer: int, event: RouterEvent | None, ids: Tensor) -> dict[str, bool]:
-    """Return what one event of a layer shows."""
-    if event is None:
-        return {"shapes": False, "experts": False, "weights": False}
-    architecture = model.architecture
-    chosen = (len(ids), architecture.top_k)
-    shapes = (
-        tuple(event.logits.shape) == (len(ids), architecture.n_experts)
-        and tuple(event.experts.shape) == chosen
-        and tuple(event.weights.shape) == chosen
-    )
-    total = event.weights.float().sum(-1)
-    expected = architecture.weight_sum
-    weights = bool((total > 0).all()) if expected is None else _close(total, expected)
-    return {
-        "shapes": shapes,
-        "experts": shapes and _follow_the_rule(model, layer, event, ids),
-        "weights": weights,
-    }
-
-
-def _follow_the_rule(model: Model, layer: int, event: RouterEvent, ids: Tensor) -> bool:
-    """Tell whether the experts that were used are those that the family's rule gives."""
-    expected = _expected_experts(model, layer, event, ids).to(event.experts.device)
-    return torch.equal(event.experts.sort(-1).values, expected.sort(-1).values)
-
-
-def _expected_experts(model: Model, layer: int, event: RouterEvent, ids: Tensor) -> Tensor:
-    """Return the experts `[token, slot]` that the family's rule gives."""
-    router: Any = model.routers[layer]
-    if model.architecture.layers[layer].routing == HASH:
-        table: Tensor = router.tid2eid
-        return table[ids.to(table.device)].long()
-    # In the router's own dtype: rounding decides between experts that are nearly level.
-    selection = event.scores
-    if model.family.bias is not None:
-        selection = selection + getattr(router, model.family.bias).to(selection.device)
-    return selection.topk(model.architecture.top_k, dim=-1).indices
-
-
-def _close(total: Tensor, expected: float) -> bool:
-    return bool(torch.allclose(total, torch.full_like(total, expected), rtol=1e-2))
-
-
-def _matters(model: Model, layer: int, ids: Tensor, base: Tensor) -> bool:
+def _matters(model: Model, layer: int, ids: list[int], base: Tensor) -> bool:
     """Tell whether halving a layer's weights changes the logits."""
 
     def halve(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         logits, weights, experts = output
         return logits, weights / 2, experts
 
-    changed, _ = model.forward(ids.tolist(), 0, None, [(model.routers[layer], halve)])
+    changed, _ = model.forward(ids, 0, None, [(model.routers[layer], halve)])
     return not torch.equal(changed, base)

@@ -19,7 +19,7 @@ ELEMENTS = 2**22
 """Masses that are read at once at most."""
 SHARES = ("sink", "window", "compressed", "rest")
 """Where attention goes, as far as is known: the four add up to 1."""
-_KINDS = {"sliding": "sliding", "csa": "CSA", "hca": "HCA", "full": "full"}
+_KINDS = {"sliding": "sliding", "csa": "CSA", "hca": "HCA", "dsa": "DSA", "full": "full"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from v4kit.arch import FAMILIES
+from v4kit.arch import family_of, refusal
 from v4kit.errors import ModelError, ModelNotFound, UnsupportedModel
 
 TINY = Path(__file__).parent / "tiny"
@@ -32,9 +32,26 @@ def read_config(name: str | Path | None, *, revision: str | None = None) -> Any:
         raise not_found(source, error) from error
     except (ValueError, KeyError) as error:
         raise UnsupportedModel(
-            f"The config of {source!r} describes no model that transformers knows: "
-            f"{sentence(error)} Families that work: {', '.join(sorted(FAMILIES))}."
+            refusal(
+                _model_type(source, revision),
+                f"transformers can't read the config of {source!r}: {sentence(error)}",
+            )
         ) from error
+
+
+def _model_type(source: str, revision: str | None) -> Any:
+    """Return what a config calls itself, of which transformers can read no more than that."""
+    from transformers import PreTrainedConfig
+
+    fields, _ = PreTrainedConfig.get_config_dict(source, **options_of(revision))
+    return fields.get("model_type")
+
+
+def loader_of(config: Any) -> Any:
+    """Return transformers' class that makes a family's models."""
+    import transformers
+
+    return getattr(transformers, family_of(config).loader)
 
 
 def options_of(revision: str | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from v4kit.arch import Architecture, Layer
+from v4kit.arch import Architecture, Layer, language_part
 
 _COPIES = 3
 """Attention logits, their softmax, and the weights without the sink stand in memory at once."""
@@ -20,7 +20,7 @@ def cache_bytes(config: Any, architecture: Architecture, layer: int, tokens: int
         tokens: Tokens of the one sequence.
         size: Bytes of one number.
     """
-    text = _text(config)
+    text = language_part(config)
     one = architecture.layers[layer]
     kept = tokens if one.window is None else min(tokens, one.window - 1)
     if not one.rate:
@@ -34,12 +34,13 @@ def working_bytes(config: Any, architecture: Architecture, tokens: int, chunk: i
     The largest layer's attention logits in float32, the indexer's scores, and the logits of the
     chunk; experts and residual streams are small beside them.
     """
-    text = _text(config)
+    text = language_part(config)
     rows = min(chunk, tokens)
     attention = max(_columns(one, tokens, rows) for one in architecture.layers)
     heads = architecture.heads * attention * _COPIES
-    rate = min((one.rate for one in architecture.layers if one.attention == "csa"), default=0)
-    indexer = getattr(text, "index_n_heads", 0) * (tokens // rate) if rate else 0
+    # What an indexer scores: blocks, or tokens one by one.
+    rates = [one.rate or 1 for one in architecture.layers if one.attention in ("csa", "dsa")]
+    indexer = getattr(text, "index_n_heads", 0) * (tokens // min(rates)) if rates else 0
     return 4 * rows * (heads + indexer + 2 * architecture.vocabulary)
 
 
@@ -54,12 +55,19 @@ def _row(text: Any, layer: Layer) -> int:
     if getattr(text, "model_type", "") == "deepseek_v4":
         # One head whose values are its keys; without blocks the two are kept apart all the same.
         return (1 if layer.rate else 2) * int(text.head_dim)
-    heads = int(text.num_attention_heads)
     if getattr(text, "kv_lora_rank", None):
-        keys = int(text.qk_nope_head_dim) + int(text.qk_rope_head_dim)
-        return heads * (keys + int(text.v_head_dim))
+        # One latent for all heads, its rotated part, and the key of the indexer.
+        latent = int(text.kv_lora_rank) + int(text.qk_rope_head_dim)
+        return latent + (int(text.index_head_dim) if _indexes(text, layer) else 0)
+    heads = int(text.num_attention_heads)
     size = getattr(text, "head_dim", None) or int(text.hidden_size) // heads
     return 2 * int(getattr(text, "num_key_value_heads", None) or heads) * int(size)
+
+
+def _indexes(text: Any, layer: Layer) -> bool:
+    """Tell whether a layer chooses tokens itself, and not as the layer before it did."""
+    types = getattr(text, "indexer_types", None)
+    return layer.attention == "dsa" and not (types and types[layer.index] == "shared")
 
 
 def _blocks(text: Any, layer: Layer, tokens: int) -> int:
@@ -70,8 +78,3 @@ def _blocks(text: Any, layer: Layer, tokens: int) -> int:
     width = int(text.head_dim) + int(text.index_head_dim)
     overlap = 2 * layer.rate if closed else 0
     return (closed + 4 * open_ + overlap) * width
-
-
-def _text(config: Any) -> Any:
-    """Return the part of a config that describes the language model."""
-    return config.get_text_config() if hasattr(config, "get_text_config") else config

@@ -17,6 +17,7 @@ from v4kit.errors import InputError, ModelError, ModelNotFound
 from v4kit.models.checkpoint import (
     TINY,
     check_files,
+    loader_of,
     not_found,
     options_of,
     read_config,
@@ -118,11 +119,10 @@ def _weights(source: str, options: dict[str, Any]) -> Any:
 def _read(source: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return a model, and which weights it had no use for, or none of."""
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     try:
         with _progress(Path(source)):
-            found: Any = AutoModelForCausalLM.from_pretrained(
+            found: Any = loader_of(options["config"]).from_pretrained(
                 source, output_loading_info=True, **options
             )
             model, info = found

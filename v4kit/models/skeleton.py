@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from v4kit.models.checkpoint import loader_of
+
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
@@ -40,13 +42,12 @@ def skeleton(config: Any, dtype: torch.dtype, *, quantized: bool) -> Skeleton:
         dtype: What parameters that are not quantized get.
         quantized: Whether weights stay in the precision of the checkpoint's quantization.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.quantizers.auto import AutoHfQuantizer
 
     config = copy.deepcopy(config)
     stored = getattr(config, "quantization_config", None)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+        model = loader_of(config).from_config(config, dtype=dtype)
     quantizer = None
     if quantized and stored is not None:
         quantizer = AutoHfQuantizer.from_config(stored, pre_quantized=True)

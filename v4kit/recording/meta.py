@@ -20,6 +20,8 @@ def architecture_meta(architecture: Architecture) -> dict[str, Any]:
         "top_k": architecture.top_k,
         "n_shared": architecture.n_shared,
         "weight_sum": architecture.weight_sum,
+        "n_groups": architecture.n_groups,
+        "top_groups": architecture.top_groups,
         "vocabulary": architecture.vocabulary,
         "context": architecture.context,
         "heads": architecture.heads,

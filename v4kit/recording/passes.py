@@ -34,7 +34,7 @@ class PassRecorder:
         architecture: Architecture,
         record: Record,
     ) -> None:
-        self.routing = RoutingRecorder(routers, family, architecture, record)
+        self.routing = RoutingRecorder(hf_model, routers, family, architecture, record)
         self.attention = AttentionRecorder(hf_model, family, architecture, record)
         self.kept = record if self.attention.on else replace(record, attention=None)
         self._pooling: PoolingRecorder | None = None

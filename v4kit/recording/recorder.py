@@ -13,6 +13,7 @@ from v4kit.core import HASH, Record
 from v4kit.errors import UnsupportedModel
 from v4kit.recording.buffers import Rows
 from v4kit.recording.reduce import reduce_routing
+from v4kit.recording.routers import selection_bias
 from v4kit.recording.taps import Hook
 from v4kit.trace.schema import BY_NAME
 
@@ -32,11 +33,13 @@ class RoutingRecorder:
 
     def __init__(
         self,
+        hf_model: Any,
         routers: dict[int, nn.Module],
         family: Family,
         architecture: Architecture,
         record: Record,
     ) -> None:
+        self._decoder: Any = hf_model.get_submodule(family.layers)
         self._routers = routers
         self._family = family
         self._architecture = architecture
@@ -147,13 +150,13 @@ class RoutingRecorder:
             bias=bias,
             ranked=torch.tensor(kinds, device=logits.device),
             scoring=self._family.scoring,
+            architecture=self._architecture,
             routing=routing or self._record.routing,
         )
 
     def _layer_bias(self, layer: int, logits: Tensor) -> Tensor:
         """Return the selection bias `[expert]`; it is a buffer, so it is real under offload too."""
-        name = self._family.bias
-        bias: Tensor | None = getattr(self._routers[layer], name, None) if name else None
+        bias = selection_bias(self._decoder[layer], self._family)
         if bias is None:
             return logits.new_zeros(logits.shape[-1])
         if layer not in self._bias:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from v4kit.arch import Architecture
 from v4kit.core import NONE
-from v4kit.recording.routers import SCORING
+from v4kit.recording.routers import SCORING, eligible
 
 
 def reduce_routing(
@@ -17,6 +18,7 @@ def reduce_routing(
     bias: Tensor,
     ranked: Tensor,
     scoring: str,
+    architecture: Architecture,
     routing: str,
 ) -> dict[str, Tensor]:
     """Return the recorded variables of some layers, axes `[token, layer, …]`.
@@ -31,6 +33,7 @@ def reduce_routing(
         bias: Bias on the selection score `[layer, token, expert]`; 0 where there is none.
         ranked: Which layers chose by score `[layer]`.
         scoring: Name of the scoring function.
+        architecture: Tells whether a token chooses from some groups of experts only.
         routing: "ids", "scores" or "full".
     """
     scores = SCORING[scoring](logits)
@@ -41,7 +44,7 @@ def reduce_routing(
     kept = {"experts": experts.to(torch.int16), "weights": weights.gather(-1, order).float()}
     if routing != "ids":
         kept["scores"] = scores.gather(-1, experts).float()
-        kept |= _competition(scores, selection, experts, is_ranked[..., 0])
+        kept |= _competition(scores, selection, experts, is_ranked[..., 0], architecture)
     if routing == "full":
         kept["router_scores"] = scores.float()
     return {name: value.transpose(0, 1) for name, value in kept.items()}
@@ -56,13 +59,23 @@ def _canonical(chosen: Tensor, experts: Tensor, ranked: Tensor) -> Tensor:
 
 
 def _competition(
-    scores: Tensor, selection: Tensor, experts: Tensor, ranked: Tensor
+    scores: Tensor,
+    selection: Tensor,
+    experts: Tensor,
+    ranked: Tensor,
+    architecture: Architecture,
 ) -> dict[str, Tensor]:
-    """Return margin, runner-up and bias flips, axes `[layer, token]`; ties count for the chosen."""
-    best, runner_up = selection.scatter(-1, experts, -torch.inf).max(-1)
+    """Return margin, runner-up and bias flips, axes `[layer, token]`; ties count for the chosen.
+
+    Where experts stand in groups, only those of open groups compete for second place, and the
+    unbiased scores open groups of their own.
+    """
+    others = eligible(selection, architecture).scatter(-1, experts, -torch.inf)
+    best, runner_up = others.max(-1)
     margin = selection.gather(-1, experts).amin(-1) - best
-    threshold = scores.topk(experts.shape[-1], dim=-1).values[..., -1:]
-    flips = (scores.gather(-1, experts) < threshold).sum(-1)
+    unbiased = eligible(scores, architecture)
+    threshold = unbiased.topk(experts.shape[-1], dim=-1).values[..., -1:]
+    flips = (unbiased.gather(-1, experts) < threshold).sum(-1)
     alone = ~ranked | best.isneginf()
     return {
         "margin": margin.masked_fill(alone, torch.nan).float(),

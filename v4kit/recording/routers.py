@@ -1,4 +1,4 @@
-"""Where a model's routers stand, and how their logits become scores."""
+"""Where a model's routers stand, and how their logits become scores and a selection."""
 
 from __future__ import annotations
 
@@ -18,6 +18,29 @@ SCORING: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": lambda logits: torch.sigmoid(logits.float()),
 }
 """From logits to unbiased affinities, as the family's own router computes them."""
+
+
+def eligible(selection: Tensor, architecture: Architecture) -> Tensor:
+    """Return selection scores `[…, expert]`, −inf for experts that a token may not choose.
+
+    Where experts stand in groups, only the groups with the largest sum of their two best scores
+    are open (DeepSeek-V3, arXiv 2412.19437, section 2.1.2).
+    """
+    if architecture.top_groups >= architecture.n_groups:
+        return selection
+    groups = selection.reshape(*selection.shape[:-1], architecture.n_groups, -1)
+    best = groups.topk(2, dim=-1).values.sum(-1).topk(architecture.top_groups, dim=-1).indices
+    closed = torch.ones_like(groups[..., 0], dtype=torch.bool).scatter(-1, best, value=False)
+    return groups.masked_fill(closed.unsqueeze(-1), -torch.inf).reshape(selection.shape)
+
+
+def selection_bias(decoder_layer: nn.Module, family: Family) -> Tensor | None:
+    """Return the bias on a layer's selection scores `[expert]`; None where there is none."""
+    if family.bias is None:
+        return None
+    path, _, name = family.bias.rpartition(".")
+    bias: Tensor | None = getattr(decoder_layer.get_submodule(path), name, None)
+    return bias
 
 
 def find_routers(model: Any, family: Family, architecture: Architecture) -> dict[int, nn.Module]:

@@ -70,7 +70,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("scores", (TOKEN, LAYER, SLOT), "float32", np.nan, "unbiased affinity of the expert"),
     Variable("margin", (TOKEN, LAYER), "float32", np.nan, "lowest selection score of the chosen "
              "minus the runner-up's"),
-    Variable("runner_up", (TOKEN, LAYER), "int16", NONE, "best expert that was not chosen"),
+    Variable("runner_up", (TOKEN, LAYER), "int16", NONE, "best expert that was not chosen, of "
+             "the groups that were open"),
     Variable("bias_flips", (TOKEN, LAYER), "int16", NONE, "chosen experts that the unbiased "
              "scores would not have chosen"),
     Variable("router_scores", (TOKEN, LAYER, EXPERT), "float32", np.nan, "scores of all experts"),
