@@ -104,6 +104,16 @@ class TestRefusals:
         with pytest.raises(ModelNotFound, match=r"holds no model: it has no config\.json"):
             v4kit.load(tmp_path)
 
+    def test_repo_that_is_out_of_reach(self, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(ModelNotFound, match=r"'no/such' could not be loaded.*: nothing\."):
+            v4kit.load("no/such")
+        snapshot = tmp_path / "models--some--model" / "snapshots" / ("0" * 40)
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text("{}")
+        with pytest.raises(ModelNotFound, match=r"in part: some/model\."):
+            v4kit.load("no/such")
+
     def test_config_that_is_no_json(self, folder) -> None:
         (folder / "config.json").write_text("{")
         with pytest.raises(ModelNotFound, match="not a valid JSON"):

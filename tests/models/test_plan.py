@@ -169,6 +169,17 @@ class TestVerdicts:
         assert "an upper limit, not what to expect" in " ".join(str(slow).split())
 
 
+@pytest.mark.parametrize(
+    ("model", "gpus", "told"),
+    [(FLASH, "2 x H100", True), (FLASH, "4 x H200", False), (FLASH, "RTX 4090", False)],
+)
+def test_room_for_the_greatest_effort(model, gpus, told) -> None:
+    plan = v4kit.plan(model, gpus=gpus)
+    assert any('effort "max" wants a context of 393,216' in line for line in plan.advice) is told
+    assert told is (0 < plan.longest < 393_216)
+    assert "max" not in " ".join(v4kit.plan("tiny").advice)
+
+
 class TestTruth:
     @pytest.mark.parametrize("share", [0.35, 0.7, None])
     def test_placement_is_that_of_loading(self, folder, share, tmp_path) -> None:

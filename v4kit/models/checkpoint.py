@@ -141,5 +141,18 @@ def not_found(source: str, error: Exception) -> ModelNotFound:
     """Return the error that says what could not be reached, and what to give."""
     return ModelNotFound(
         f"{source!r} could not be loaded: {sentence(error)} "
-        'Give "tiny", a folder that holds a model, or a hub id that this machine can reach.'
+        'Give "tiny", a folder that holds a model, or a hub id that this machine can reach. '
+        f"{_cached()}"
     )
+
+
+def _cached() -> str:
+    """Return which models of the hub are on this machine."""
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+
+    try:
+        found = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        found = frozenset()
+    names = sorted(repo.repo_id for repo in found if repo.repo_type == "model")
+    return f"In this machine's cache, wholly or in part: {', '.join(names) or 'nothing'}."

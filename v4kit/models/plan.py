@@ -13,6 +13,7 @@ from v4kit.arch import Architecture, describe
 from v4kit.core.plan import MemoryPlan
 from v4kit.errors import InputError, ModelNotFound
 from v4kit.models import placing
+from v4kit.models.chat import MAX_CONTEXT
 from v4kit.models.checkpoint import read_config
 from v4kit.models.counting import count
 from v4kit.models.dtypes import resolve_dtype
@@ -104,9 +105,22 @@ def plan(
         longest=found.longest,
         fits=found.fits,
         verdict=judge(found),
-        advice=found.advice(),
+        advice=(*found.advice(), *_effort(architecture, found.longest)),
         most_tokens_per_second=most_tokens_per_second(found, architecture),
         download=None if source.local else source.download or _stored_bytes(config, architecture),
+    )
+
+
+def _effort(architecture: Architecture, longest: int) -> tuple[str, ...]:
+    """Tell whether DeepSeek-V4's greatest reasoning effort has room to think in."""
+    if (
+        architecture.family != "deepseek_v4"
+        or not 0 < longest < MAX_CONTEXT <= architecture.context
+    ):
+        return ()
+    return (
+        f'Reasoning with effort "max" wants a context of {MAX_CONTEXT:,} tokens: '
+        "more than fit here.",
     )
 
 
