@@ -119,8 +119,10 @@ def _effort(architecture: Architecture, longest: int) -> tuple[str, ...]:
     ):
         return ()
     return (
-        f'Reasoning with effort "max" wants a context of {MAX_CONTEXT:,} tokens: '
-        "more than fit here.",
+        (
+            f'Reasoning with effort "max" wants a context of {MAX_CONTEXT:,} tokens: '
+            "more than fit here."
+        ),
     )
 
 
