@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from v4kit import analysis, errors, figures
     from v4kit.core import Record
-    from v4kit.engines import Model, Step, load, wrap
+    from v4kit.engines import Engine, Model, Step, connect, load, wrap
     from v4kit.errors import V4KitError
     from v4kit.experiments import validate
     from v4kit.models import chat
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Engine",
     "Model",
     "Record",
     "Step",
@@ -32,6 +33,7 @@ __all__ = [
     "analysis",
     "chat",
     "concat",
+    "connect",
     "errors",
     "figures",
     "import_routing",
@@ -44,12 +46,14 @@ __all__ = [
 ]
 
 _HOME = {
+    "Engine": "v4kit.engines",
     "Model": "v4kit.engines",
     "Record": "v4kit.core",
     "Step": "v4kit.engines",
     "Trace": "v4kit.trace",
     "V4KitError": "v4kit.errors",
     "concat": "v4kit.trace",
+    "connect": "v4kit.engines",
     "import_routing": "v4kit.trace",
     "load": "v4kit.engines",
     "open_trace": "v4kit.trace",

@@ -7,6 +7,7 @@ V4KitError
 │   ├── ModelNotFound               no such model: name, folder, or not reachable offline
 │   ├── UnsupportedModel            a model without routers, or of a family the table lacks
 │   └── ModelBusy                   another thread is using the model
+├── EngineError                     a serving engine can't be reached, refuses, or answers wrongly
 └── TraceError
     ├── TraceFormatError            not a trace, or a damaged one
     ├── TraceVersionError           written by a newer version
@@ -15,6 +16,8 @@ V4KitError
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class V4KitError(Exception):
@@ -39,6 +42,19 @@ class UnsupportedModel(ModelError):
 
 class ModelBusy(ModelError):
     """Another thread is using the model."""
+
+
+class EngineError(V4KitError):
+    """A serving engine can't be reached, refuses, or answers what can't be right.
+
+    `trace` is what had been received: the text, without its routes; None if nothing was. `status`
+    is the HTTP status of a refusal.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, trace: Any = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.trace = trace
 
 
 class TraceError(V4KitError):

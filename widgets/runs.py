@@ -93,6 +93,7 @@ class Run:
             if self._wait_for_turn():
                 try:
                     self._advance()
+                    self.stream.leave()
                 finally:
                     self._turn.release()
         except Exception as error:  # noqa: BLE001 - whoever waits for the run gets it

@@ -40,6 +40,7 @@ HEAVY = {
     "transformers": {"models", "engines", "experiments"},
     "accelerate": {"models", "engines"},
     "safetensors": {"models"},
+    "httpx": {"engines"},
     "tokenizers": {"models", "recording"},
     "xarray": ANALYST,
     "pandas": ANALYST,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Integral, Real
 from typing import Any, Protocol, runtime_checkable
 
@@ -60,6 +60,10 @@ class Sampling:
     """Seed of the draw; None takes a new one, which the trace's meta tells."""
     stop: tuple[str, ...] = ()
     """Strings that end the generation once they are complete."""
+
+    def as_meta(self) -> dict[str, Any]:
+        """Return the settings as JSON data."""
+        return {**asdict(self), "stop": list(self.stop)}
 
     def __post_init__(self) -> None:
         whole("max_new_tokens", self.max_new_tokens, least=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from v4kit.core import Record
@@ -12,13 +12,12 @@ from v4kit.engines.base import Attachable, OnStep, Sampling, Step, whole
 from v4kit.engines.sampler import Sampler
 from v4kit.engines.session import Session
 from v4kit.engines.turns import Turns
+from v4kit.engines.watchers import Watchers
 from v4kit.errors import InputError, ModelBusy
 from v4kit.trace import Trace
 
 if TYPE_CHECKING:
     from v4kit.engines.local import Model
-
-_Watcher = tuple[Callable[[Step], object], Callable[["Stream"], object] | None]
 
 _ENDED = {
     "stop token": "the model ended its text",
@@ -53,7 +52,7 @@ class Stream(Iterator[Step]):
         self._chunk = prefill_chunk or len(prompt)
         self._session = Session(model, prompt, record, further=sampling.max_new_tokens)
         self._meta = {**meta, "seed": self._sampler.seed, "prefill_chunk": prefill_chunk}
-        self._watchers: dict[object, _Watcher] = {}
+        self._watchers = Watchers()
         self._turns = Turns()
 
     @property
@@ -65,9 +64,10 @@ class Stream(Iterator[Step]):
     def trace(self) -> Trace:
         """The Trace up to here."""
         with self._turns:
-            sampling = {**asdict(self._sampling), "stop": list(self._sampling.stop)}
             reason = self.stop_reason or "left"
-            return self._session.trace(sampling=sampling, **self._meta, stop_reason=reason)
+            return self._session.trace(
+                sampling=self._sampling.as_meta(), **self._meta, stop_reason=reason
+            )
 
     def __next__(self) -> Step:
         step = None
@@ -131,16 +131,10 @@ class Stream(Iterator[Step]):
         Raises:
             InputError: One of the two is no function.
         """
-        for given in (on_step, on_end):
-            if given is not None and not callable(given):
-                raise InputError(f"A stream is watched by functions; given was {given!r}.")
-        key = object()
-        self._watchers[key] = (on_step, on_end)
+        return self._watchers.add(on_step, on_end)
 
-        def end_watching() -> None:
-            self._watchers.pop(key, None)
-
-        return end_watching
+    def leave(self) -> None:
+        """Let go of what is held between two passes: nothing here; an engine's stream has more."""
 
     def extend(self, max_new_tokens: int) -> None:
         """Raise the limit of new tokens, so that a stream that ended with "length" goes on.
@@ -214,14 +208,14 @@ class Stream(Iterator[Step]):
         session = self._session
         try:
             step = Step(token, text, session.fed - 1, *session.last())
-            _call_all([on_step for on_step, _ in self._watchers.values()], step)
+            self._watchers.tell(step)
         finally:
             self._tell_end()
         return step
 
     def _tell_end(self) -> None:
         if self.stop_reason is not None:
-            _call_all([end for _, end in self._watchers.values() if end is not None], self)
+            self._watchers.tell_end(self)
 
     def _ending(self, sampling: Sampling) -> str | None:
         """Return why the stream ends with its last token, or None."""
@@ -242,10 +236,3 @@ class Stream(Iterator[Step]):
         if generated >= sampling.max_new_tokens:
             return "length"
         return "context" if len(session.ids) >= self._model.architecture.context else None
-
-
-def _call_all(functions: list[Callable[[Any], object]], given: Any) -> None:
-    """Call all, in their order, even if one raises."""
-    with contextlib.ExitStack() as calls:
-        for function in reversed(functions):
-            calls.callback(function, given)
