@@ -2,6 +2,8 @@
 # make test    install what is missing, then ruff, mypy and all tests
 # make lab     JupyterLab on the first lesson
 # make check   ruff and mypy alone
+# make test-engines
+#              a real vLLM server on the CPU against transformers (an environment of its own, 3 GB)
 # make format  let ruff lay out the code
 #
 # PYTHON=python3.12        another interpreter for the virtual environment
@@ -15,11 +17,12 @@ TORCH_INDEX ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+ENGINES := .venv-engines
 INSTALL = $(BIN)/python -m pip install --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test lab check format browser clean
+.PHONY: demo test test-engines lab check format browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/v4kit demo
@@ -29,6 +32,18 @@ lab: $(VENV)/.installed $(VENV)/share/jupyter/labextensions/v4kit
 
 test: check browser
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+test-engines: $(VENV)/.installed-test $(ENGINES)/.installed
+	VLLM_PYTHON=$(abspath $(ENGINES))/bin/python HF_HUB_OFFLINE=1 \
+		$(BIN)/python -m pytest tests/servers $(ARGS)
+
+# vLLM pins other versions than ours. Its torchvision is made for CUDA and stops the CPU's imports.
+$(ENGINES)/.installed: tests/servers/requirements.txt
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+		--requirement tests/servers/requirements.txt
+	$(ENGINES)/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
+	@touch $@
 
 check: $(VENV)/.installed-test build/typing/v4kit/widgets
 	$(BIN)/ruff check .

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from v4kit.core import Record
-    from v4kit.engines import Model
+    from v4kit.engines import Engine, Model
     from v4kit.trace import Trace
 
 KEPT = 20
 """Traces and prompts of earlier runs that are kept."""
-GOES_ON = (None, "length", "interrupted")
+GOES_ON = (None, "length", "interrupted", "engine error")
 """Reasons to end after which a run can go on; None: it was stopped."""
 ENDED = {
     None: "Stopped.",
@@ -33,6 +33,7 @@ ENDED = {
     "stop string": "Done: a stop string came.",
     "context": "Done: the model's context is full.",
     "interrupted": "Interrupted.",
+    "engine error": "The engine broke off; the text that came is kept.",
 }
 """What is said of a run that has ended, by its stream's reason to end."""
 
@@ -45,7 +46,8 @@ class Playground(RoutingView):
     first; `traces` are those of all runs that have ended, oldest first.
 
     Args:
-        model: A Model, made by `v4kit.load` or `v4kit.wrap`.
+        model: A Model, made by `v4kit.load` or `v4kit.wrap`, or an Engine, made by `v4kit.connect`:
+            it writes first, and tells the experts once the text has ended or was stopped.
         record: What to record.
         traits: `prompt`, `chat`, `max_new_tokens`, `temperature`, `top_p`, `seed`, `thinking`,
             `layer`, `theme`.
@@ -70,14 +72,18 @@ class Playground(RoutingView):
     _chats = Bool().tag(sync=True)
     _ended = Unicode(help="How the latest run ended; empty before the first.").tag(sync=True)
     _open = Bool(help="Whether the latest run can go on.").tag(sync=True)
+    _lacks = Unicode(help="What the model does not tell, and why.").tag(sync=True)
     _prompts: Any = List().tag(sync=True)
     _run: Run | None = None
 
-    def __init__(self, model: Model, *, record: Record | None = None, **traits: Any) -> None:
+    def __init__(
+        self, model: Model | Engine, *, record: Record | None = None, **traits: Any
+    ) -> None:
         if not hasattr(model, "stream"):
             raise InputError(
                 f"Playground runs a Model; given was {type(model).__name__}. "
-                "Make one with v4kit.load() or, of a transformers model, with v4kit.wrap(…)."
+                "Make one with v4kit.load() or, of a transformers model, with v4kit.wrap(…), or "
+                "connect to an engine with v4kit.connect(…)."
             )
         self.model = model
         self.traces: list[Trace] = []
@@ -89,7 +95,8 @@ class Playground(RoutingView):
         efforts = list(EFFORTS.get(model.edition, {})) if chats else []
         # Nothing is computed for it: a stream only begins with its first step.
         empty = model.stream([0], max_new_tokens=1).trace[:0]
-        super().__init__(empty, _chats=chats, _efforts=efforts, **traits)
+        lacks = " ".join(dict.fromkeys(getattr(model, "lacks", {}).values()))
+        super().__init__(empty, _chats=chats, _efforts=efforts, _lacks=lacks, **traits)
 
     def run(self, prompt: str | None = None, **settings: Any) -> Run:
         """Begin a run; `trace = await playground.run("…")` waits for its end.

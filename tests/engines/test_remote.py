@@ -86,9 +86,8 @@ class TestTraces:
         trace = engine.generate(TEXT, max_new_tokens=5)
         again = v4kit.open_trace(trace.save(tmp_path / "remote.v4trace"))
         assert (again.routing["experts"] == trace.routing["experts"]).all()
-        for figure in ("token_map", "expert_load", "routing_timeline"):
-            if hasattr(v4kit.figures, figure):
-                getattr(v4kit.figures, figure)(again)
+        for figure in ("routing_text", "routing_map", "expert_load"):
+            assert getattr(v4kit.figures, figure)(again).data
         assert "unranked" in again.to_html(tmp_path / "page.html").read_text("utf-8")
         local = zoo.random_model(V4).generate(TEXT, max_new_tokens=5)
         found = v4kit.analysis.overlap(trace, local)
@@ -266,7 +265,11 @@ class TestLies:
             engine.read(TEXT)
 
     def test_dense_layer_with_experts(self, serve) -> None:
-        engine, _ = serve(VLLM, "qwen3_moe", change=lambda rows: rows + 1)
+        def filled(rows):
+            rows[:, 1] = [1, 2, 3, 4]
+            return rows
+
+        engine, _ = serve(VLLM, "qwen3_moe", change=filled)
         with pytest.raises(EngineError, match="layer 1, which is dense"):
             engine.read(TEXT)
 

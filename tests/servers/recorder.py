@@ -1,5 +1,6 @@
 """Keeps what a real engine answered, for tests that have none: a folder of exchanges as JSON."""
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,7 @@ class Exchanges:
         events: list[Any] | None = None,
         status: int | None = 200,
     ) -> None:
-        one = {"method": method, "path": path, "body": body, "status": status}
+        one = {"method": method, "path": path, "body": copy.deepcopy(body), "status": status}
         self.all.append(one | {"answer": answer, "events": events})
 
 

@@ -97,3 +97,61 @@ def test_what_can_not_be_right(arguments, message) -> None:
     arguments = {"experts": EXPERTS, "n_experts": 4, **arguments}
     with pytest.raises(InputError, match=message):
         v4kit.import_routing(arguments.pop("experts"), **arguments)
+
+
+class TestWhatTrainingToolsWrite:
+    """Arrays of rollouts: zeros where nothing was captured, no row for the last token."""
+
+    @staticmethod
+    def rollout() -> tuple[np.ndarray, np.ndarray]:
+        """Experts `[token, layer, slot]` with a dense layer and a token that was not captured."""
+        rng = np.random.default_rng(0)
+        experts = np.argsort(rng.random((9, 3, 8)), axis=-1)[..., :2].astype(np.int32)
+        experts[:, 1] = 0
+        experts[4] = 0
+        return experts, np.arange(10, 20)
+
+    @pytest.mark.parametrize("kind", ["npy", "npz", "arrays"])
+    def test_files_and_arrays(self, kind, tmp_path) -> None:
+        experts, ids = self.rollout()
+        if kind == "npz":
+            np.savez(tmp_path / "run.npz", routed_experts=experts, token_ids=ids)
+            trace = v4kit.import_routing(tmp_path / "run.npz", n_experts=8)
+        elif kind == "npy":
+            np.save(tmp_path / "run.npy", experts)
+            trace = v4kit.import_routing(str(tmp_path / "run.npy"), n_experts=8, token_ids=ids)
+        else:
+            trace = v4kit.import_routing(experts, n_experts=8, token_ids=ids)
+        assert trace.tokens["id"].tolist() == ids.tolist()
+        found = trace.routing["experts"].to_numpy()
+        assert trace.routing["kind"].to_numpy().tolist() == ["topk", "dense", "topk"]
+        assert trace.tokens["valid"].tolist() == [row not in (4, 9) for row in range(10)]
+        for row in range(10):
+            for layer in range(3):
+                expected = [-1, -1] if layer == 1 or row in (4, 9) else experts[row, layer].tolist()
+                assert found[row, layer].tolist() == expected
+
+    def test_one_expert_of_number_0_is_an_expert(self) -> None:
+        trace = v4kit.import_routing(np.zeros((3, 2, 1), int), n_experts=4)
+        assert (trace.routing["experts"] == 0).all()
+
+    @pytest.mark.parametrize(
+        ("write", "words"),
+        [
+            (lambda path: path.write_bytes(b"none"), "can't be read as .npy or .npz"),
+            (lambda path: np.save(path, np.array([{}], dtype=object)), "can't be read"),
+            (lambda path: np.save(path, np.zeros((3, 2), int)), r"holds array \(3, 2\)"),
+            (lambda path: None, "can't be read"),
+        ],
+    )
+    def test_files_of_something_else(self, write, words, tmp_path) -> None:
+        path = tmp_path / "run.npy"
+        write(path)
+        with pytest.raises(InputError, match=words):
+            v4kit.import_routing(path, n_experts=8)
+
+    def test_two_arrays_that_could_be_meant(self, tmp_path) -> None:
+        experts, _ = self.rollout()
+        np.savez(tmp_path / "run.npz", a=experts, b=experts)
+        with pytest.raises(InputError, match="Load it yourself"):
+            v4kit.import_routing(tmp_path / "run.npz", n_experts=8)

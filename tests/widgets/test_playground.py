@@ -3,16 +3,19 @@
 import asyncio
 import threading
 
+import numpy as np
 import pytest
 import traitlets
 
 import v4kit
 from tests import zoo
 from tests.engines.alike import assert_alike
+from tests.engines.served import VLLM
+from tests.engines.stand_in import StandIn
 from tests.references import hook_count
 from tests.widgets.pages import Held, Page, eventually, sums_of, threads, totals_of
-from v4kit.errors import InputError
-from v4kit.widgets import Playground
+from v4kit.errors import EngineError, InputError
+from v4kit.widgets import AttentionView, Playground, RoutingView
 
 PROMPT = "Count to ten: one, two, three,"
 OPTIONS = {"max_new_tokens": 12, "temperature": 1.0, "seed": 4}
@@ -221,7 +224,7 @@ class TestStopping:
                 page.say({"shown": -1})
             assert run.stopped
         assert len(generated(run.wait(60))) <= 1
-        eventually(lambda: run.stream._watchers == {})
+        eventually(lambda: not run.stream._watchers)
         playground.close()
 
     def test_a_page_that_is_loaded_anew_stops_nothing(self, playground, model):
@@ -443,4 +446,64 @@ def test_its_end_leaves_no_thread(model):
     playground.close()
     playground.close()
     eventually(lambda: threading.active_count() == before)
-    assert run.stream._watchers == {}
+    assert not run.stream._watchers
+
+
+class TestOnAnEngine:
+    @pytest.fixture
+    def engine(self, model):
+        with StandIn(VLLM(model, wait=0.005)) as server:
+            yield v4kit.connect(server.url, model=model)
+
+    @pytest.fixture
+    def remote(self, engine):
+        playground = Playground(engine, max_new_tokens=12)
+        yield playground
+        playground.close()
+        eventually(lambda: threads("v4kit-run") == threads("v4kit-sender") == 0)
+
+    def test_it_writes_and_then_tells_the_experts(self, remote, model) -> None:
+        told = []
+        run = remote.run(PROMPT)
+        remote._stream.watch(lambda step: told.append(step.text))
+        trace = run.wait(20)
+        own = model.generate(PROMPT, max_new_tokens=12)
+        assert trace.tokens["id"].tolist() == own.tokens["id"].tolist()
+        assert (
+            np.sort(trace.routing["experts"][:-1]) == np.sort(own.routing["experts"][:-1])
+        ).all()
+        assert trace.tokens["valid"].all()
+        eventually(lambda: remote.status == "idle")
+        assert remote._ended == "Done: the length is reached."
+        assert "ids of experts only" in remote._lacks
+
+    def test_stop_and_go_on(self, remote, model) -> None:
+        remote.max_new_tokens = 40
+        run = remote.run(PROMPT)
+        stop_after(remote, 4)
+        stopped = run.wait(20)
+        assert stopped.tokens["valid"].all()
+        assert len(generated(stopped)) < 40
+        eventually(lambda: remote.status == "idle")
+        assert remote._open
+        trace = remote.go_on().wait(20)
+        own = model.generate(PROMPT, max_new_tokens=40)
+        assert trace.tokens["id"].tolist()[: len(own)] == own.tokens["id"].tolist()
+
+    def test_an_engine_that_fails(self, model) -> None:
+        with StandIn(VLLM(model, change=lambda _: None)) as server:
+            playground = Playground(v4kit.connect(server.url, model=model), max_new_tokens=3)
+            run = playground.run(PROMPT)
+            with pytest.raises(EngineError):
+                run.wait(20)
+            eventually(lambda: playground.status == "idle")
+            assert "--enable-return-routed-experts" in playground.message
+            assert generated(playground.trace) == generated(
+                model.generate(PROMPT, max_new_tokens=3)
+            )
+            playground.close()
+
+    def test_views_of_its_trace(self, engine) -> None:
+        trace = engine.generate(PROMPT, max_new_tokens=4)
+        assert not RoutingView(trace)._about["weighted"]
+        assert "ids of experts only" in AttentionView(trace)._about["why"]

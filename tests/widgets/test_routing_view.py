@@ -241,7 +241,7 @@ class TestStreams:
         assert not late.running
         _, buffers = Page(late).ask("snapshot")
         assert sums_of(late, buffers) == totals_of(stream.trace)
-        assert stream._watchers == {}
+        assert not stream._watchers
 
     def test_a_stream_that_was_left(self):
         stream = stream_of()
@@ -266,7 +266,7 @@ class TestStreams:
             next(stream)
         still(view)
         page.check(stream.trace)
-        assert stream._watchers == {}
+        assert not stream._watchers
 
     def test_several_views_of_one_stream(self):
         stream = stream_of()
@@ -300,7 +300,7 @@ class TestLettingGo:
         page = Page(view)
         next(stream)
         view.close()
-        assert stream._watchers == {}
+        assert not stream._watchers
         eventually(lambda: threads("v4kit-sender") == 0)
         page.messages.clear()
         stream.finish()
@@ -318,13 +318,13 @@ class TestLettingGo:
             view.attach(second)
         else:
             view.trace = routed(20)
-        assert first._watchers == {}
+        assert not first._watchers
         first.finish()
         trace = second.finish().trace if what == "stream" else routed(20)
         still(view)
         _, buffers = page.ask("snapshot")
         assert sums_of(view, buffers) == totals_of(trace)
-        assert second._watchers == {}
+        assert not second._watchers
 
     def test_a_run_that_begins_while_the_last_one_is_told(self):
         first, second = stream_of(max_new_tokens=3), stream_of(seed=9)

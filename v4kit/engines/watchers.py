@@ -22,8 +22,8 @@ class Watchers:
     def __init__(self) -> None:
         self._all: dict[object, tuple[OnStep, OnEnd | None]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._all)
+    def __len__(self) -> int:
+        return len(self._all)
 
     def add(self, on_step: OnStep, on_end: OnEnd | None) -> Callable[[], None]:
         """Tell two functions from now on; return one that ends it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from v4kit.core import DENSE, LAYER, NONE, ROUTING_KINDS, SLOT, TOKEN, TOPK
 from v4kit.errors import InputError
+from v4kit.trace.arrays import captured, read_arrays, with_last_row
 from v4kit.trace.attention_schema import make_attention
 from v4kit.trace.schema import BY_NAME, COLUMNS, MOST_EXPERTS, plain_text, routing_dataset
 from v4kit.trace.trace import Trace
@@ -67,8 +69,15 @@ def import_routing(
 ) -> Trace:
     """Return a Trace of expert ids from anywhere.
 
+    Training tools write what serving engines return: all layers, zeros where nothing was captured
+    (in dense layers, for example), and no row for the token that was sampled last. So a token whose
+    slots are all 0 counts as one without experts, where there are several slots: no token has an
+    expert twice. And `token_ids` may be one more than the rows.
+
     Args:
-        experts: Integers `[token, layer, slot]`, −1 where a token has no expert.
+        experts: Integers `[token, layer, slot]`, −1 where a token has no expert; or a file of them:
+            `.npy`, or `.npz` with the one array of three axes, and token ids beside it if it has
+            an array of one axis.
         n_experts: Routed experts of a layer.
         token_ids: Token id of each row; −1 everywhere if not given.
         text: Text of each row.
@@ -81,9 +90,12 @@ def import_routing(
         model: What to call the model.
 
     Raises:
-        InputError: Shapes, ids or kinds can't be right.
+        InputError: Shapes, ids or kinds can't be right, or a file can't be read.
     """
-    ids = _expert_ids(experts, n_experts)
+    if isinstance(experts, (str, Path)):
+        experts, beside = read_arrays(Path(experts))
+        token_ids = beside if token_ids is None else token_ids
+    ids = with_last_row(captured(_expert_ids(experts, n_experts)), token_ids)
     kinds = _kinds(ids, layer_kinds)
     columns = {
         "id": _integers("token_ids", token_ids, len(ids)),

@@ -34,6 +34,9 @@ export function playground(context) {
   const clear = button("New chat", () => act("clear"));
   const state = h("span", { className: "v4-hint", role: "status" });
   const notice = h("p", { className: "v4-notice", role: "alert", hidden: true });
+  const lacks = model.get("_lacks");
+  const untold = h("p", { className: "v4-hint", hidden: !lacks },
+    `${lacks} They come at the end of a run; until then the text has no colours.`);
   const efforts = labelled("Reasoning", effort);
   const form = h("form", { className: "v4-form",
     "data-lm-suppress-shortcuts": "true", onsubmit: (event) => event.preventDefault() },
@@ -43,7 +46,7 @@ export function playground(context) {
       labelled("Prompt is", kind), efforts, labelled("Length", length),
       labelled("Temperature", heat), labelled("Top-p", nucleus), labelled("Seed", seed),
       labelled("Earlier prompts", earlier)),
-    notice);
+    untold, notice);
   el.append(form);
   const view = routing(context);
 

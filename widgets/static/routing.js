@@ -115,7 +115,7 @@ export function routing({ model, el, scope, link, plotly, look, categories }) {
       return;
     }
     mode.textContent = tape.about.weighted ? "coloured by the heaviest expert"
-      : "coloured by the first expert recorded";
+      : "coloured by the first expert recorded (they have no order)";
     const shown = palette(layer);
     const chips = shown.map((one, i) => {
       const chip = button(`${one} · ${part(tape.lead(layer, one))}`,

@@ -187,7 +187,8 @@ class SGLang:
             ids,
             token_ids(field(answer, "output_ids"), "tokens it wrote"),
             _reason(answer),
-            None if packed is None else unpack_int32(packed),
+            packed,
+            unpack_int32,
             start,
         )
 
@@ -238,7 +239,8 @@ def _from_choice(choice: Any, packed: Any, unpack: Any, start: int) -> Answer:
         token_ids(field(choice, "prompt_token_ids"), "tokens it read"),
         token_ids(field(choice, "token_ids"), "tokens it wrote"),
         field(choice, "finish_reason"),
-        None if packed is None else unpack(packed),
+        packed,
+        unpack,
         start,
     )
 

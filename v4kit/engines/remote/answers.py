@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,10 +45,13 @@ class Answer:
     """The ids that it wrote."""
     finish: str | None
     """"length", "stop" or what else it calls the reason."""
-    routes: np.ndarray | None
-    """Integers `[row, layer, slot]`, or all in a row `[element]`; None if there are none."""
+    packed: Any
+    """The experts as they came; None if none did."""
+    unpack: Callable[[Any], np.ndarray]
+    """Makes integers `[row, layer, slot]` or `[element]` of them. Not done at once: what was
+    written must not be lost with experts that can't be read."""
     start: int = 0
-    """The first token whose routes were asked for."""
+    """The first token whose experts were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from v4kit.recording.text import text_columns
 from v4kit.trace import Trace, concat
 from v4kit.trace.build import make_trace
 
-LACKING = "A serving engine tells the ids of experts only: no weights, scores or attention."
+LACKING = "A serving engine tells the ids of experts only; no weights, scores or attention."
 """Why a trace of an engine has nothing else."""
 _ONE = Sampling(max_new_tokens=1)
 _ANSWER_BYTES = 64
@@ -88,9 +88,9 @@ class Engine:
         served = self.adapter.served()
         first = next(iter(self.stop_ids), 0)
         answer = self.ask([first], _ONE)[0]
-        if answer.routes is None:
+        if answer.packed is None:
             return replace(served, routed_experts=False, advice=self.adapter.advice)
-        routes = align(answer.routes, [first], 1, self.architecture, tables=self.tables)
+        routes = self._routes([first], 1, answer)
         advice = describe_gaps(routes, self.adapter.advice)
         return replace(served, routed_experts=True, advice=advice)
 
@@ -290,11 +290,10 @@ class Engine:
         return self.trace(whole_text, len(ids), routes, **meta)
 
     def _routes(self, ids: list[int], fed: int, answer: Answer) -> Routes:
-        if answer.routes is None:
+        if answer.packed is None:
             raise EngineError(f"The engine returned no experts. {self.adapter.advice}")
-        return align(
-            answer.routes, ids, fed, self.architecture, start=answer.start, tables=self.tables
-        )
+        found = answer.unpack(answer.packed)
+        return align(found, ids, fed, self.architecture, start=answer.start, tables=self.tables)
 
 
 def _sampling(

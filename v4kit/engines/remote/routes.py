@@ -54,6 +54,7 @@ def align(
     """
     rows = _rows(found, fed - start, architecture)
     _check_range(rows, architecture)
+    rows = rows.astype(np.int16)
     experts = np.full((len(ids), architecture.n_layers, architecture.top_k), NONE, np.int16)
     known = np.zeros(len(ids), bool)
     known[start:fed] = True

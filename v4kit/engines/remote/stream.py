@@ -190,7 +190,7 @@ class RemoteStream(Iterator[Step]):
         left = self._sampling.max_new_tokens - (len(self._ids) - self._n_prompt)
         if self._pieces is None:
             asked = replace(self._sampling, max_new_tokens=left)
-            self._pieces = self._engine.adapter.stream(self._ids, asked)
+            self._pieces = self._engine.adapter.stream(list(self._ids), asked)
         piece = next(self._pieces, None)
         if piece is None:
             self._finish = "length" if not left else "interrupted"
