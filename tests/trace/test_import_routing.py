@@ -141,7 +141,7 @@ class TestWhatTrainingToolsWrite:
             (lambda path: path.write_bytes(b"none"), "can't be read as .npy or .npz"),
             (lambda path: np.save(path, np.array([{}], dtype=object)), "can't be read"),
             (lambda path: np.save(path, np.zeros((3, 2), int)), r"holds array \(3, 2\)"),
-            (lambda path: None, "can't be read"),
+            (lambda path: path.touch(), "can't be read"),
         ],
     )
     def test_files_of_something_else(self, write, words, tmp_path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from v4kit.arch import describe
-from v4kit.core import NONE, Record, to_record
-from v4kit.engines.base import OnStep, Sampling, stops, whole
+from v4kit.core import NONE, Record
+from v4kit.engines.base import OnStep, Sampling, whole
 from v4kit.engines.remote.adapters import Adapter
 from v4kit.engines.remote.answers import Answer, Served
+from v4kit.engines.remote.asking import LACKING, check_record, settings
 from v4kit.engines.remote.http import Transport
 from v4kit.engines.remote.routes import Routes, align, as_meta, describe_gaps
 from v4kit.engines.remote.stream import RemoteStream
@@ -27,8 +27,6 @@ from v4kit.recording.text import text_columns
 from v4kit.trace import Trace, concat
 from v4kit.trace.build import make_trace
 
-LACKING = "A serving engine tells the ids of experts only; no weights, scores or attention."
-"""Why a trace of an engine has nothing else."""
 _ONE = Sampling(max_new_tokens=1)
 _ANSWER_BYTES = 64
 """Bytes of text and ids per token that come with its routes, at most."""
@@ -130,7 +128,7 @@ class Engine:
                 what can't be right; its `trace` is the text that was received.
         """
         ids = self.encode(prompt, thinking)
-        sampling = _sampling(max_new_tokens, temperature, top_p, seed, stop)
+        sampling = settings(max_new_tokens, temperature, top_p, seed, stop)
         check_record(record)
         whole("n", n, least=1)
         whole("start", start, least=0, most=len(ids))
@@ -181,7 +179,7 @@ class Engine:
             InputError: The prompt or a setting can't be used.
         """
         check_record(record)
-        sampling = _sampling(max_new_tokens, temperature, top_p, seed, stop)
+        sampling = settings(max_new_tokens, temperature, top_p, seed, stop)
         return self._stream(self.encode(prompt, thinking), sampling, thinking)
 
     def close(self) -> None:
@@ -294,34 +292,3 @@ class Engine:
             raise EngineError(f"The engine returned no experts. {self.adapter.advice}")
         found = answer.unpack(answer.packed)
         return align(found, ids, fed, self.architecture, start=answer.start, tables=self.tables)
-
-
-def _sampling(
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int | None,
-    stop: str | Sequence[str] | None,
-) -> Sampling:
-    """Return checked settings; a draw without a seed gets one, so that the trace can tell it."""
-    settings = Sampling(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        stop=stops(stop),
-    )
-    if seed is None and temperature > 0:
-        return replace(settings, seed=secrets.randbelow(2**31))
-    return settings
-
-
-def check_record(record: Record | None) -> None:
-    """Refuse to record what engines do not tell.
-
-    Raises:
-        InputError: It asks for more than ids.
-    """
-    asked = to_record(record)
-    if asked.routing == "full" or asked.attention not in ("auto", None) or asked.pooling:
-        raise InputError(f"{asked} can't be recorded. {LACKING} Use v4kit.Record(attention=None).")
