@@ -36,7 +36,7 @@ export function playground(context) {
   const notice = h("p", { className: "v4-notice", role: "alert", hidden: true });
   const lacks = model.get("_lacks");
   const untold = h("p", { className: "v4-hint", hidden: !lacks },
-    `${lacks} They come at the end of a run; until then the text has no colours.`);
+    `${lacks} The ids come at the end of a run.`);
   const efforts = labelled("Reasoning", effort);
   const form = h("form", { className: "v4-form",
     "data-lm-suppress-shortcuts": "true", onsubmit: (event) => event.preventDefault() },
