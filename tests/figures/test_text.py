@@ -62,8 +62,13 @@ def test_heaviest_wins_over_first_without_ranks():
     for row, (_, _, mark, _) in bars(figure).items():
         assert mark[2] == ids[row, weights[row].argmax()]
     assert "heaviest" in figure.layout.title.text
-    plain = routing_text(imported(), layer=1)
-    assert "first recorded expert (no order)" in plain.layout.title.text
+
+
+def test_without_weights_no_expert_leads():
+    """Ids alone come in no order: no token gets the colour of one of its experts."""
+    figure = routing_text(imported(), layer=1)
+    assert figure.layout.title.text.startswith("Text of layer 1, whose experts have no order")
+    assert {fill for *_, fill in bars(figure).values()} == {LIGHT.paper}
 
 
 def test_by_expert():

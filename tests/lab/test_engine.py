@@ -31,7 +31,7 @@ def test_run_stop_and_go_on(lab: Lab) -> None:
     assert lab.value("bool(playground.trace.tokens['valid'].all())")
     check_text(lab, 1, "playground.trace")
     check_totals(lab, 1, "playground.trace")
-    lab.cell(1).get_by_text("coloured by the first expert recorded (they have no order)").wait_for()
+    lab.cell(1).get_by_text("without colours, for experts have no order").wait_for()
     first = lab.value("len(playground.trace)")
     assert first < 40
     button(lab, 1, "Continue").click()

@@ -31,7 +31,7 @@ def heaviest(trace: Trace, row: int, layer: int) -> int:
     """The leading expert, by a plain loop."""
     ids = trace.routing["experts"].values[row, layer].tolist()
     if "weights" not in trace.routing:
-        return ids[0]
+        return -1
     best, most = -1, -1.0
     for expert, weight in zip(ids, trace.routing["weights"].values[row, layer], strict=True):
         if expert >= 0 and weight > most:
@@ -121,7 +121,7 @@ def test_no_weight_is_no_reason_to_lead() -> None:
     experts = np.array([[3, 1], [-1, 2], [-1, -1], [4, 5]])
     weights = np.array([[np.nan, 0.1], [9, 0], [np.nan, np.nan], [np.nan, np.nan]])
     assert leading(experts, weights).tolist() == [1, 2, -1, 4]
-    assert leading(experts, None).tolist() == [3, 2, -1, 4]
+    assert leading(experts, None).tolist() == [-1, -1, -1, -1]
 
 
 # for a notebook

@@ -135,6 +135,6 @@ def totals_of(trace):
                 counts[layer][slots[slot]] += 1
             if used:
                 routed[layer] += 1
-                lead = max(used, key=lambda s: heavy[row][layer][s]) if heavy else used[0]
-                leads[layer][slots[lead]] += 1
+                if heavy:
+                    leads[layer][slots[max(used, key=heavy[row][layer].__getitem__)]] += 1
     return counts, leads, routed

@@ -88,8 +88,11 @@ def _text(trace: Trace) -> str:
         for text, expert, begins in zip(table["text"], experts, fresh, strict=True)
     ]
     rest = f" The first {shown} of {len(trace):,} tokens." if len(trace) > shown else ""
+    by = f"Text by the {found.how} of {known.describe(layer)}."
+    if not found.how:
+        by = f"Text without colours: the experts of {known.describe(layer)} have no order."
     return (
-        f"<p>Text by the {found.how} of {known.describe(layer)}.{rest}</p>"
+        f"<p>{by}{rest}</p>"
         f'<pre style="white-space:pre-wrap;line-height:1.7">{"".join(spans)}</pre>'
         f"<p>{_legend(found, known, layer)}</p>"
     )
@@ -109,7 +112,7 @@ def _legend(found: Leaders, known: Facts, layer: int) -> str:
         for expert, count, colour in zip(found.top, found.counts, CATEGORIES, strict=False)
     ]
     rest = 1 - found.covered
-    if rest > 0 and known.kinds[layer] in (TOPK, HASH):
+    if rest > 0 and found.how and known.kinds[layer] in (TOPK, HASH):
         other = f'<span style="background:{LIGHT.other};color:#000">&nbsp;all others&nbsp;</span>'
         marks.append(f"{other} {rest:.0%}")
     return " · ".join(marks)

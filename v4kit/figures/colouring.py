@@ -24,7 +24,7 @@ class Leaders:
     tokens: int
     """Tokens that any expert leads."""
     how: str
-    """What leading means here."""
+    """What leading means here; empty where no expert leads, because they have no order."""
 
     @property
     def covered(self) -> float:
@@ -32,17 +32,10 @@ class Leaders:
         return sum(self.counts) / max(self.tokens, 1)
 
 
-def meaning(known: Facts, layer: int) -> str:
-    """Return what the leading expert of a layer is."""
-    if known.weighted:
-        return "heaviest expert"
-    return "expert of rank 1" if known.ranks(layer) else "first recorded expert (no order)"
-
-
 def leading(part: Block) -> np.ndarray:
     """Return each token's leading expert, −1 for none; shaped like the block without its slots.
 
-    It is the one of the largest weight; without weights the one in the first slot.
+    It is the one of the largest weight; without weights there is none.
     """
     return leading_expert(part.experts, part.weights)
 
@@ -53,7 +46,7 @@ def leaders(trace: Trace, known: Facts, layer: int) -> Leaders:
     for start, stop in blocks(0, len(trace)):
         first = leading(block(trace, start, stop, layer=layer))
         counts += np.bincount(first[first != NONE], minlength=known.n_experts)
-    return _leaders(counts, known, layer)
+    return _leaders(counts, known)
 
 
 def leaders_of_all(trace: Trace, known: Facts) -> list[Leaders]:
@@ -63,14 +56,14 @@ def leaders_of_all(trace: Trace, known: Facts) -> list[Leaders]:
         first = leading(block(trace, start, stop))
         for layer, column in enumerate(first.T):
             counts[layer] += np.bincount(column[column != NONE], minlength=known.n_experts)
-    return [_leaders(counts[layer], known, layer) for layer in range(len(known.kinds))]
+    return [_leaders(counts[layer], known) for layer in range(len(known.kinds))]
 
 
-def _leaders(counts: np.ndarray, known: Facts, layer: int) -> Leaders:
+def _leaders(counts: np.ndarray, known: Facts) -> Leaders:
     order = [int(e) for e in np.argsort(-counts, kind="stable")[: len(CATEGORIES)] if counts[e]]
     return Leaders(
         top=tuple(order),
         counts=tuple(int(counts[expert]) for expert in order),
         tokens=int(counts.sum()),
-        how=meaning(known, layer),
+        how="heaviest expert" if known.weighted else "",
     )

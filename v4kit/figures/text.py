@@ -95,6 +95,9 @@ def routing_text(
         _by_layer(figure, trace, part, found, colours)
         main = f"Text by the {found.how} of layer {layer}"
         detail = f"the {len(found.top)} that lead most often have a colour ({found.covered:.0%})"
+        if not found.how:
+            main = f"Text of layer {layer}, whose experts have no order"
+            detail = "expert=… shows where one is used"
     else:
         _by_expert(figure, trace, part, expert_of(trace, expert), colours)
         main = f"Text by expert {expert} of layer {layer}"

@@ -12,19 +12,18 @@ from v4kit.core import DENSE, NONE, TOPK
 def leading(experts: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
     """Return each token's leading expert: the one of the largest weight.
 
-    Without weights it is the one in the first slot.
+    Without weights none leads: whoever tells ids alone tells them in no order.
 
     Args:
         experts: Expert ids `[token, (layer,) slot]`, −1 for none.
-        weights: Weights of the same shape, NaN for none.
+        weights: Weights of the same shape, NaN for none; None if none were told.
 
     Returns:
         Expert ids, int64, `[token, (layer)]`; −1 where no slot holds an expert.
     """
-    used = experts != NONE
-    heavy = used.astype(np.float64)
-    if weights is not None:
-        heavy = np.where(used, np.nan_to_num(weights, nan=0.0), -1.0)
+    if weights is None:
+        return np.full(experts.shape[:-1], NONE, np.int64)
+    heavy = np.where(experts != NONE, np.nan_to_num(weights, nan=0.0), -1.0)
     slot = heavy.argmax(axis=-1)
     return np.take_along_axis(experts, slot[..., None], axis=-1)[..., 0].astype(np.int64)
 

@@ -64,9 +64,9 @@ class Overview:
 
         `counts` is `[layer][expert]`. `text` is the first text, and `pieces` says how to cut and
         colour it: for each token the characters (code points) in `lengths` and the leading expert
-        of one `layer` in `experts`, −1 for none; `weighted` if it is the heaviest one, and not the
-        one in the first slot; `begins` lists the tokens that begin a document. `pieces` is missing
-        where no layer has a router, `attention` where none was recorded.
+        of one `layer` in `experts`, −1 for none; `weighted` if weights tell which one is the
+        heaviest, without which none leads; `begins` lists the tokens that begin a document.
+        `pieces` is missing where no layer has a router, `attention` where none was recorded.
         """
         overview = {
             "tokens": self._rows,

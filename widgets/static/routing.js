@@ -114,8 +114,12 @@ export function routing({ model, el, scope, link, plotly, look, categories }) {
       legend.replaceChildren("weight 0 ", strip, ` ${tape.about.weightTop.toFixed(2)} and more`);
       return;
     }
-    mode.textContent = tape.about.weighted ? "coloured by the heaviest expert"
-      : "coloured by the first expert recorded (they have no order)";
+    if (!tape.about.weighted) {
+      mode.textContent = "without colours, for experts have no order; choose one to see its tokens";
+      legend.replaceChildren();
+      return;
+    }
+    mode.textContent = "coloured by the heaviest expert";
     const shown = palette(layer);
     const chips = shown.map((one, i) => {
       const chip = button(`${one} · ${part(tape.lead(layer, one))}`,

@@ -62,8 +62,9 @@ export class Tape {
     return found;
   }
 
-  /** The heaviest expert of a row in a layer; without weights the first one; null for none. */
+  /** The heaviest expert of a row in a layer; null for none, and where weights are not told. */
   leading(row, layer) {
+    if (!this.about.weighted) return null;
     const heavier = (best, one) => (best && !(one.weight > best.weight) ? best : one);
     return this.used(row, layer).reduce(heavier, null);
   }
@@ -164,7 +165,7 @@ export class Tape {
 
   /** Counts the rows that are complete and were not counted yet. */
   _add(start, [texts, , , experts, weights]) {
-    const { topK, nExperts } = this.about;
+    const { topK, nExperts, weighted } = this.about;
     for (let i = this.counted - start; i < texts.length; i++) {
       if (experts[i].every((expert) => expert === NONE)) break;
       for (const layer of this.layers) {
@@ -176,7 +177,7 @@ export class Tape {
         }
         if (best === NONE) continue;
         this.routed[layer] += 1;
-        this.leads[layer * nExperts + experts[i][best]] += 1;
+        if (weighted) this.leads[layer * nExperts + experts[i][best]] += 1;
       }
       this.counted += 1;
     }

@@ -33,8 +33,9 @@ async function openTrace(data) {
     return found;
   }
 
-  /** The heaviest expert of a token in a layer, without weights the first one. */
+  /** The heaviest expert of a token in a layer; without weights there is none. */
   function leading(row, layer) {
+    if (levels === null) return null;
     const heavier = (best, one) => (best && !(one.weight > best.weight) ? best : one);
     return used(row, layer).reduce(heavier, null);
   }

@@ -87,7 +87,8 @@
 
   function legendOfLeaders() {
     const found = trace.leaders[state.layer], part = (n) => percent(n / Math.max(found.tokens, 1));
-    $("mode").textContent = `coloured by the ${found.how}`;
+    $("mode").textContent = found.how ? `coloured by the ${found.how}`
+      : "without colours, for experts have no order; choose one to see where it is used";
     found.top.forEach((expert, i) => {
       const text = `expert ${expert} · ${part(found.counts[i])}`;
       const chip = element("button", text, { type: "button" });

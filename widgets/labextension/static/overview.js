@@ -81,7 +81,7 @@ function numbers(row, limit) {
 }
 
 /** The text token by token with each one's leading expert, or null where that is not known. */
-function pieces({ meta, pieces: given }, text, kinds, nExperts) {
+function pieces({ pieces: given }, text, kinds, nExperts) {
   const { layer, weighted } = given ?? {};
   if (!whole(layer) || layer >= kinds.length || kinds[layer] === "dense") return null;
   const [lengths, experts, begins] = ["lengths", "experts", "begins"].map((name) =>
@@ -94,15 +94,10 @@ function pieces({ meta, pieces: given }, text, kinds, nExperts) {
   let end = 0;
   const tokens = lengths.map((length, i) => {
     const shown = visible(text.slice(end, (end += length)).join(""));
-    return { shown, expert: experts[i], begins: first.has(i) };
+    // Without weights no expert leads: ids alone come in no order.
+    return { shown, expert: weighted === true ? experts[i] : -1, begins: first.has(i) };
   });
-  return { layer, how: leading(weighted === true, meta.ranked !== false, kinds[layer]), tokens };
-}
-
-/** What the leading expert of a layer is. */
-function leading(weighted, ranked, kind) {
-  if (weighted) return "heaviest expert";
-  return ranked && kind === "topk" ? "expert of rank 1" : "first recorded expert (no order)";
+  return { layer, weighted: weighted === true, tokens };
 }
 
 const MARKS = { "\x7f": "␡", "\u00a0": "⍽" };

@@ -45,18 +45,20 @@ function fill(box, tokens, top) {
 }
 
 function legend({ pieces, kinds, nExperts, tokens: all }, top) {
-  const { tokens, layer, how } = pieces;
+  const { tokens, layer, weighted } = pieces;
   const routed = tokens.filter(({ expert }) => expert >= 0).length;
   const others = top.reduce((left, [, count]) => left - count, routed);
-  const some = `The first ${number(tokens.length)} of ${number(all)} tokens, coloured`;
+  const some = `The first ${number(tokens.length)} of ${number(all)} tokens, `;
+  const where = `layer ${layer} (${KINDS[kinds[layer]]})`;
+  const by = weighted ? `coloured by the heaviest expert of ${where}. `
+    : `without colours: the experts of ${where} have no order. `;
   const mark = (className, name, count) => {
     const share = ` ${percent(count / routed)}`;
     return element("span", {}, [element("mark", { className }, [name]), share]);
   };
   return element("div", { className: "v4kit-key" }, [
     element("p", {}, [
-      `${tokens.length < all ? some : "Coloured"} by the ${how} of layer ${layer} ` +
-        `(${KINDS[kinds[layer]]}). ` +
+      `${tokens.length < all ? some + by : by[0].toUpperCase() + by.slice(1)}` +
         `An even split gives each expert ${percent(1 / nExperts)} of the tokens.`,
     ]),
     ...top.map(([expert, count], i) => mark(`v4kit-category-${i}`, `expert ${expert}`, count)),
@@ -65,7 +67,7 @@ function legend({ pieces, kinds, nExperts, tokens: all }, top) {
 }
 
 /** The text in a frame that tells about the token under the mouse. */
-function told(box, { tokens, layer }) {
+function told(box, { tokens, layer, weighted }) {
   const tip = element("div", { className: "v4kit-told", hidden: true }, []);
   const frame = element("div", { className: "v4kit-text" }, [box, tip]);
   box.addEventListener("mouseover", ({ target }) => {
@@ -75,7 +77,8 @@ function told(box, { tokens, layer }) {
     const { shown, expert } = tokens[token];
     const short = [...shown.replaceAll("\n", "")];
     const text = short.length > TOLD ? `${short.slice(0, TOLD - 1).join("")}…` : short.join("");
-    const used = expert < 0 ? "no expert" : `expert ${expert}`;
+    const none = weighted ? "no expert" : "experts without order";
+    const used = expert < 0 ? none : `expert ${expert}`;
     tip.textContent = `token ${number(Number(token))} “${text}”\nlayer ${layer}: ${used}`;
     place(tip, target, frame);
   });
