@@ -95,20 +95,7 @@ class VLLM(Served):
         ids, n = body["prompt"], body.get("n", 1)
         written, ended = self.run(ids, body["max_tokens"], body.get("stop", []))
         if body.get("stream"):
-            events = [
-                {
-                    "choices": [
-                        {
-                            "index": 0,
-                            "token_ids": [token],
-                            "prompt_token_ids": None if place else ids,
-                            "finish_reason": ended if place == len(written) - 1 else None,
-                        }
-                    ]
-                }
-                for place, token in enumerate(written)
-            ]
-            return Reply(events=events, wait=self.wait)
+            return Reply(events=openai_events(ids, written, ended), wait=self.wait)
         rows = self.rows(ids, written, body.get("routed_experts_prompt_start", 0))
         choice = {
             "prompt_token_ids": ids,
@@ -171,12 +158,26 @@ class SGLang(Served):
     def _openai(self, body: dict[str, Any]) -> Reply:
         ids = body["prompt"]
         written, ended = self.run(ids, body["max_tokens"], body.get("stop", []))
+        if body.get("stream"):
+            return Reply(events=openai_events(ids, written, ended), wait=self.wait)
         rows = self.rows(ids, written, body["routed_experts_start_len"])
         choice = {"prompt_token_ids": ids, "token_ids": written, "finish_reason": ended}
         extra = {self.spelling: {"routed_experts": int32(rows)}}
         answer: dict[str, Any] = {"choices": [choice]}
         (answer if self.spelling == "sglext" else choice).update(extra)
         return Reply(self.spoil(answer))
+
+
+def openai_events(ids: list[int], written: list[int], ended: str) -> list[Any]:
+    """A streamed answer of `/v1/completions`, a token at a time."""
+    events = []
+    for place, token in enumerate(written):
+        choice = {"index": 0, "token_ids": [token], "finish_reason": None}
+        choice["prompt_token_ids"] = None if place else ids
+        if place == len(written) - 1:
+            choice["finish_reason"] = ended
+        events.append({"choices": [choice]})
+    return events
 
 
 def npy(rows: Any) -> str:

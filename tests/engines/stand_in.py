@@ -19,6 +19,8 @@ class Reply:
     """JSON data of a streamed answer, one by one."""
     status: int = 200
     """HTTP status."""
+    hang_up: bool = False
+    """Close the connection without an answer."""
     cut: bool = False
     """Close the connection in the middle."""
     wait: float = 0.0
@@ -59,6 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append(asked)
         reply = self.server.answer(asked)
         self.close_connection = True
+        if reply.hang_up:
+            return
         try:
             if reply.events is None:
                 self._send(reply)

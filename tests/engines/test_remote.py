@@ -134,7 +134,11 @@ class TestTraces:
             trace = engine.generate(TEXT, max_new_tokens=4)
             assert (told(trace)[:-1] == own(V4, trace)[:-1]).all()
             engine.read(TEXT)
+            stream = engine.stream(TEXT, max_new_tokens=4).finish()
+            assert (told(stream.trace) == own(V4, stream.trace)).all()
             assert len(server.of("/generate")) == 1
+            other, _ = serve(SGLang, other=closed, spelling=spelling)
+            assert len(list(other.stream(TEXT, max_new_tokens=4))) == 4
             with pytest.raises(InputError, match="one continuation only"):
                 engine.generate(TEXT, n=2, temperature=1.0)
 
@@ -429,6 +433,15 @@ class TestTrouble:
         assert len(server.of("/v1/completions")) == 1
 
     @BOTH
+    def test_hung_up_before_an_answer(self, serve, kind) -> None:
+        """As a server does with a connection that was idle for long: asked again, it answers."""
+        engine, server = serve(kind)
+        before = len(server.asked)
+        server._server.answer.first = [Reply(hang_up=True)]
+        assert len(engine.read(TEXT))
+        assert len(server.asked) == before + 2
+
+    @BOTH
     def test_cut_off(self, serve, kind) -> None:
         engine, server = serve(kind)
         server._server.answer.first = [Reply({"some": "answer"}, cut=True)]
@@ -586,6 +599,19 @@ class TestStreams:
         assert len(trace) == 400
         assert (told(trace)[:-1] == own(V4, trace)[:-1]).all()
         assert (told(trace)[-1] == -1).all()
+
+    @BOTH
+    def test_no_more_than_the_context_holds(self, serve, kind) -> None:
+        engine, _ = serve(kind)
+        ids = [0] + [40 + n % 200 for n in range(394)]
+        trace = engine.generate(ids, max_new_tokens=50)
+        stream = engine.stream(ids, max_new_tokens=50).finish()
+        local = zoo.random_model(V4).generate(ids, max_new_tokens=50)
+        for found in (trace, stream.trace):
+            assert found.tokens["id"].tolist() == local.tokens["id"].tolist()
+            assert found.meta["stop_reason"] == local.meta["stop_reason"] == "context"
+        with pytest.raises(InputError, match="'context'"):
+            stream.extend(5)
 
     @BOTH
     def test_its_trace_is_read_by_another_thread(self, serve, kind) -> None:

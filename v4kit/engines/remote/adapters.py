@@ -22,6 +22,10 @@ FLAG = "--enable-return-routed-experts"
 """What both engines must be started with."""
 
 
+_CLOSED = (403, 404, 405)
+"""Answers of a server, or of a gateway before it, that does not let a path through."""
+
+
 class Adapter(Protocol):
     """One kind of engine."""
 
@@ -69,21 +73,15 @@ class VLLM:
 
     def complete(self, ids: list[int], sampling: Sampling, *, n: int, start: int) -> list[Answer]:
         """Return `n` continuations with the routes of all tokens from `start` on."""
-        body = {**self._body(ids, sampling), "n": n, "routed_experts_prompt_start": start}
+        body = openai_body(self._model, ids, sampling)
+        body |= {"n": n, "routed_experts_prompt_start": start}
         answer = self._transport.post("/v1/completions", body)
         choices = field(answer, "choices")
         return [_from_choice(c, c.get("routed_experts"), unpack_npy, start) for c in choices or []]
 
     def stream(self, ids: list[int], sampling: Sampling) -> Iterator[Piece]:
         """Yield one continuation as it is written, without routes."""
-        body = {**self._body(ids, sampling), "stream": True}
-        for event in self._transport.events("/v1/completions", body):
-            choice = field(event, "choices", 0)
-            if choice is not None:
-                yield Piece(list(choice.get("token_ids") or []), choice.get("finish_reason"))
-
-    def _body(self, ids: list[int], sampling: Sampling) -> dict[str, Any]:
-        return openai_body(self._model, ids, sampling)
+        return openai_stream(self._transport, openai_body(self._model, ids, sampling))
 
 
 class SGLang:
@@ -112,7 +110,7 @@ class SGLang:
         try:
             info = self._transport.get("/server_info")
         except EngineError as error:
-            if error.status not in (403, 404, 405):
+            if error.status not in _CLOSED:
                 raise
             info = {}
         card = served_model(self._transport)
@@ -135,9 +133,7 @@ class SGLang:
             try:
                 found = self._transport.post("/generate", body)
             except EngineError as error:
-                if error.status not in (403, 404, 405):
-                    raise
-                self._native = False
+                self._close_native(error)
             else:
                 answers = found if isinstance(found, list) else [found]
                 return [self._from_native(ids, answer, start) for answer in answers]
@@ -150,6 +146,22 @@ class SGLang:
 
     def stream(self, ids: list[int], sampling: Sampling) -> Iterator[Piece]:
         """Yield one continuation as it is written, without routes."""
+        if self._native:
+            try:
+                yield from self._native_stream(ids, sampling)
+            except EngineError as error:
+                self._close_native(error)
+            else:
+                return
+        yield from openai_stream(self._transport, openai_body(self._model, ids, sampling))
+
+    def _close_native(self, error: EngineError) -> None:
+        """Ask OpenAI's path from now on, if an error says that the own one is closed."""
+        if error.status not in _CLOSED:
+            raise error
+        self._native = False
+
+    def _native_stream(self, ids: list[int], sampling: Sampling) -> Iterator[Piece]:
         told = 0
         body = {**self._body(ids, sampling, n=1), "stream": True}
         for event in self._transport.events("/generate", body):
@@ -220,6 +232,14 @@ def openai_body(model: str, ids: list[int], sampling: Sampling) -> dict[str, Any
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     return body
+
+
+def openai_stream(transport: Transport, body: dict[str, Any]) -> Iterator[Piece]:
+    """Yield the tokens of a streamed answer of `/v1/completions`."""
+    for event in transport.events("/v1/completions", body | {"stream": True}):
+        choice = field(event, "choices", 0)
+        if choice is not None:
+            yield Piece(list(choice.get("token_ids") or []), choice.get("finish_reason"))
 
 
 def served_model(transport: Transport) -> dict[str, Any]:

@@ -43,3 +43,24 @@ def check_record(record: Record | None) -> None:
     asked = to_record(record)
     if asked.routing == "full" or asked.attention not in ("auto", None) or asked.pooling:
         raise InputError(f"{asked} can't be recorded. {LACKING} Use v4kit.Record(attention=None).")
+
+
+def within(sampling: Sampling, room: int) -> Sampling:
+    """Return settings that ask for no more tokens than there is room for."""
+    return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+
+
+def why_ended(finish: str | None, written: int, most: int, *, stopped: bool) -> str:
+    """Return why a text ended, in the words of streams.
+
+    Args:
+        finish: The engine's word for it.
+        written: How many tokens were written.
+        most: How many were wanted at most.
+        stopped: Whether the last one is a stop token.
+    """
+    if finish == "stop":
+        return "stop token" if stopped else "stop string"
+    if finish == "length":
+        return "length" if written >= most else "context"
+    return "interrupted"

@@ -14,7 +14,7 @@ from v4kit.core import NONE, Record
 from v4kit.engines.base import OnStep, Sampling, whole
 from v4kit.engines.remote.adapters import Adapter
 from v4kit.engines.remote.answers import Answer, Served
-from v4kit.engines.remote.asking import LACKING, check_record, settings
+from v4kit.engines.remote.asking import LACKING, check_record, settings, why_ended, within
 from v4kit.engines.remote.http import Transport
 from v4kit.engines.remote.routes import Routes, align, as_meta, describe_gaps
 from v4kit.engines.remote.stream import RemoteStream
@@ -136,9 +136,10 @@ class Engine:
             if n > 1 or start:
                 raise InputError("on_step follows one continuation from its start: n=1, start=0.")
             return self._stream(ids, sampling, thinking).finish(on_step).trace
-        self.check_size(n * (len(ids) - start + max_new_tokens))
+        self.check_size(n * (len(ids) - start + sampling.max_new_tokens))
         meta = {"sampling": sampling.as_meta(), "seed": sampling.seed, "thinking": thinking}
-        answers = self.ask(ids, sampling, n=n, start=start)
+        asked = within(sampling, self.context - len(ids))
+        answers = self.ask(ids, asked, n=n, start=start)
         traces = [self._trace_of(ids, answer, meta) for answer in answers]
         return traces[0] if n == 1 else concat(traces)
 
@@ -266,19 +267,17 @@ class Engine:
             )
         return ids
 
-    def reason(self, finish: str | None, tokens: list[int]) -> str:
-        """Return why a generation ended with such tokens, in the words of streams."""
-        if finish == "stop":
-            return "stop token" if tokens and tokens[-1] in self.stop_ids else "stop string"
-        return "length" if finish == "length" else "interrupted"
-
     def _stream(self, ids: list[int], sampling: Sampling, thinking: str | None) -> RemoteStream:
         self.check_size(len(ids) + sampling.max_new_tokens)
         return RemoteStream(self, ids, sampling=sampling, meta={"thinking": thinking})
 
     def _trace_of(self, ids: list[int], answer: Answer, meta: Mapping[str, Any]) -> Trace:
         whole_text = [*ids, *answer.tokens]
-        meta = {**meta, "stop_reason": self.reason(answer.finish, answer.tokens)}
+        most = meta["sampling"]["max_new_tokens"]
+        why = why_ended(
+            answer.finish, len(answer.tokens), most, stopped=whole_text[-1] in self.stop_ids
+        )
+        meta = {**meta, "stop_reason": why}
         try:
             routes = self._routes(whole_text, len(whole_text) - 1, answer)
         except EngineError as error:

@@ -16,6 +16,8 @@ _PAUSE = 0.5
 """Seconds before the second attempt; twice that before the third."""
 _BUSY = (429, 500, 502, 503, 504)
 """Answers after which the same request may succeed."""
+_UNANSWERED = (httpx.ConnectError, httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+"""Ways in which a connection fails before an answer begins; a server may close an idle one."""
 _CONNECT = 10.0
 """Seconds to wait for a connection."""
 _MESSAGE = 400
@@ -25,8 +27,9 @@ _MESSAGE = 400
 class Transport:
     """Speaks JSON with one server.
 
-    Requests have no effect but their answer, so one that was refused for the moment, or never
-    arrived, is sent again. One that was cut off while its answer came is not: the text may matter.
+    Requests have no effect but their answer, so one that was refused for the moment, or to which
+    no answer began, is sent again. One that was cut off while its answer came is not, nor one whose
+    time ran out: it would only take as long again.
     """
 
     def __init__(self, url: str, api_key: str | None, *, timeout: float, max_bytes: int) -> None:
@@ -110,8 +113,8 @@ class Transport:
             try:
                 return self._once(method, path, body)
             except EngineError as error:
-                unreached = isinstance(error.__cause__, httpx.ConnectError)
-                if not pauses or not (unreached or error.status in _BUSY):
+                unanswered = isinstance(error.__cause__, _UNANSWERED)
+                if not pauses or not (unanswered or error.status in _BUSY):
                     raise
             time.sleep(pauses.pop(0))
 

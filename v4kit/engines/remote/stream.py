@@ -11,6 +11,7 @@ import numpy as np
 
 from v4kit.core import NONE
 from v4kit.engines.base import Attachable, OnStep, Sampling, Step, whole
+from v4kit.engines.remote.asking import why_ended, within
 from v4kit.engines.turns import Turns
 from v4kit.engines.watchers import Watchers
 from v4kit.errors import EngineError, InputError
@@ -189,7 +190,11 @@ class RemoteStream(Iterator[Step]):
         """Wait for some tokens of the engine, or for its end."""
         left = self._sampling.max_new_tokens - (len(self._ids) - self._n_prompt)
         if self._pieces is None:
-            asked = replace(self._sampling, max_new_tokens=left)
+            if len(self._ids) >= self._engine.context:
+                self._finish = "context"
+                return
+            wanted = replace(self._sampling, max_new_tokens=left)
+            asked = within(wanted, self._engine.context - len(self._ids))
             self._pieces = self._engine.adapter.stream(list(self._ids), asked)
         piece = next(self._pieces, None)
         if piece is None:
@@ -197,7 +202,10 @@ class RemoteStream(Iterator[Step]):
             return
         self._waiting.extend(piece.tokens)
         if piece.finish is not None:
-            self._finish = self._engine.reason(piece.finish, piece.tokens or self._ids)
+            text = [*self._ids, *self._waiting]
+            written, most = len(text) - self._n_prompt, self._sampling.max_new_tokens
+            stopped = text[-1] in self._engine.stop_ids
+            self._finish = why_ended(piece.finish, written, most, stopped=stopped)
 
     def _end(self, why: str) -> None:
         """End for a reason: hang up, replay unless something broke, and tell."""
