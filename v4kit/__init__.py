@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from v4kit.engines import Engine, Model, Step, connect, load, wrap
     from v4kit.errors import V4KitError
     from v4kit.experiments import validate
+    from v4kit.intervene import ablate, budget, force, nudge, replay, scale, steer
     from v4kit.models import chat
     from v4kit.models.plan import plan
     from v4kit.recording import record
@@ -30,17 +31,24 @@ __all__ = [
     "Step",
     "Trace",
     "V4KitError",
+    "ablate",
     "analysis",
+    "budget",
     "chat",
     "concat",
     "connect",
     "errors",
     "figures",
+    "force",
     "import_routing",
     "load",
+    "nudge",
     "open_trace",
     "plan",
     "record",
+    "replay",
+    "scale",
+    "steer",
     "validate",
     "wrap",
 ]
@@ -60,6 +68,13 @@ _HOME = {
     "plan": "v4kit.models.plan",
     "record": "v4kit.recording",
     "validate": "v4kit.experiments",
+    "ablate": "v4kit.intervene",
+    "budget": "v4kit.intervene",
+    "force": "v4kit.intervene",
+    "nudge": "v4kit.intervene",
+    "replay": "v4kit.intervene",
+    "scale": "v4kit.intervene",
+    "steer": "v4kit.intervene",
     "wrap": "v4kit.engines",
 }
 

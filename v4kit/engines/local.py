@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from v4kit.arch import describe, family_of
 from v4kit.core import Record, to_record
 from v4kit.engines.base import OnStep, Sampling, stops, whole
+from v4kit.engines.hooking import Hooked
 from v4kit.engines.reading import read, read_many
 from v4kit.engines.stream import Stream
-from v4kit.engines.tapping import Tapped, tapped
 from v4kit.engines.text import Prompt, encode_prompt, stop_ids
 from v4kit.errors import InputError, ModelBusy
 from v4kit.models.chat import edition_of
@@ -28,7 +28,7 @@ from v4kit.recording.taps import Before, Hook
 from v4kit.trace import Trace
 
 
-class Model:
+class Model(Hooked):
     """A mixture-of-experts model that records what it does.
 
     Made by `v4kit.load` or `v4kit.wrap`. `hf` and `tokenizer` are transformers' own;
@@ -46,6 +46,7 @@ class Model:
     ) -> None:
         if router_dtype not in ("native", "float32"):
             raise InputError(f"router_dtype is 'float32' or 'native'; given was {router_dtype!r}.")
+        super().__init__()
         self.hf = hf
         self.tokenizer = tokenizer
         self.family = family_of(hf.config)
@@ -56,7 +57,6 @@ class Model:
         self.stop_ids = stop_ids(hf, tokenizer)
         self.edition = edition_of(hf.config)
         self.meta = trace_meta(hf, self.architecture, self.routers, name=name, revision=revision)
-        self._taps: list[Tapped] = []
         self._lock = threading.RLock()
 
     @cached_property
@@ -209,33 +209,6 @@ class Model:
             record=to_record(record),
             progress=progress,
         )
-
-    @contextlib.contextmanager
-    def tap(
-        self, kind: str, tap: Callable[[Any], Any], *, layers: int | Sequence[int] | None = None
-    ) -> Iterator[None]:
-        """Call `tap(event)` for every forward pass and layer while the block runs.
-
-        All events have `layer` and `positions`, and tensors that are live, not copies. "router":
-        `logits`, `scores`, `weights`, `experts`. "attention": `weights` `[head, token, column]`
-        with `start`, `stop` and `kind` of each column, and the `sink`'s share. "indexer": the
-        `blocks` that were chosen and the `scores` of all, with `start` and `stop` of each block.
-        Returning None only looks; returning `event.change(…)` edits routers and indexers.
-
-        Args:
-            kind: "router", "attention" or "indexer".
-            tap: Your function.
-            layers: Layer index or indices; None means all that have one.
-
-        Raises:
-            InputError: The kind is unknown, or a layer does not have it.
-        """
-        entry = tapped(self, kind, layers, tap)
-        self._taps.append(entry)
-        try:
-            yield
-        finally:
-            self._taps.remove(entry)
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:

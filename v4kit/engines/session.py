@@ -47,6 +47,7 @@ class Session:
         self.check_size(further)
         self._likelihood = Likelihood()
         self._cache: Any = None
+        self._edits: list[dict[str, Any]] = []
         self._logits = torch.empty(0)
 
     def check_size(self, further: int) -> None:
@@ -75,6 +76,7 @@ class Session:
             self.whole = before.restore()
             raise
         self._recorder.commit()
+        self._edits += [edit for edit in self.model.edits if edit not in self._edits]
         self.fed = stop
         self._likelihood.add(start, logits, self.ids[start + 1 : stop + 1])
         # A copy, so that the logits of a whole chunk don't stay.
@@ -107,4 +109,6 @@ class Session:
             **text_columns(self.ids, self.texts, self.model.tokenizer),
             **self._likelihood.columns(rows),
         }
+        if self._edits:
+            meta["edits"] = self._edits
         return self._recorder.trace(columns, {**self.model.meta, **meta}, completed=self.fed)

@@ -1,0 +1,388 @@
+"""Edits against plain loops over what the routers themselves said in the same pass."""
+
+import contextlib
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import v4kit
+from tests import zoo
+from tests.references import Spy, bias_of, hook_count, is_hash, open_experts, scores_of
+from v4kit.errors import InputError
+
+IDS = [0, *range(30, 75)]
+NAMES = ("small", "wide", "mixtral", "olmoe", "deepseek_v3", "minimax_m2", "gpt_oss")
+EVERY = pytest.mark.parametrize("name", NAMES)
+RANKED = pytest.mark.parametrize("name", ["small", "wide", "olmoe", "deepseek_v3", "minimax_m2"])
+
+
+class Said:
+    """One token in one layer: what its router said, in float64."""
+
+    def __init__(self, model, layer, logits, weights, ids):
+        self.scores = scores_of(model.hf)(logits.astype(np.float64).tolist())
+        bias = bias_of(model.hf, layer)
+        self.selection = [s + b for s, b in zip(self.scores, bias, strict=True)]
+        self.used = dict(zip(ids.tolist(), weights.tolist(), strict=True))
+        self.model, self.k = model, len(ids)
+        self.hashed = is_hash(model.hf, layer)
+
+    def best(self, selection, k=None):
+        """The experts that are chosen by some scores."""
+        allowed = open_experts(self.model.hf, selection)
+        order = sorted(allowed, key=lambda e: (-selection[e], e))
+        return order[: k or self.k]
+
+    def weigh(self, experts, scores=None):
+        """Weights of experts by the family's rule."""
+        found = {e: (scores or self.scores)[e] for e in experts}
+        a = self.model.architecture
+        total = math.fsum(found.values()) if a.normalized else 1.0
+        return {e: a.scale * score / total for e, score in found.items()}
+
+
+def edited(model, *edits):
+    """The trace of an edited pass, and what the routers said in it, by row and layer."""
+    with Spy(model.hf) as spy, model.edit(*edits) as editing:
+        trace = model.read(IDS, prefill_chunk=None)
+    (run,) = spy.runs()
+    said = {
+        (row, layer): Said(model, layer, logits[row], weights[row], ids[row])
+        for layer, (logits, weights, ids) in run.gates.items()
+        for row in range(len(IDS))
+    }
+    return trace, said, editing
+
+
+def compare(trace, said, expected):
+    """Assert that a trace holds the expected weights by expert, in every row and layer."""
+    experts, weights = (trace.routing[n].to_numpy() for n in ("experts", "weights"))
+    for (row, layer), one in said.items():
+        wanted = expected(one, row, layer)
+        found = dict(zip(experts[row, layer].tolist(), weights[row, layer].tolist(), strict=True))
+        assert found.keys() == wanted.keys(), (row, layer)
+        for expert, weight in wanted.items():
+            assert found[expert] == pytest.approx(weight, rel=2e-5, abs=1e-7), (row, layer)
+
+
+class TestAblating:
+    @EVERY
+    def test_rerouted(self, name) -> None:
+        model, gone = zoo.random_model(name), [0, 3, 5]
+
+        def expected(one, _row, _layer):
+            if one.hashed:
+                return one.used
+            left = [-math.inf if e in gone else s for e, s in enumerate(one.selection)]
+            chosen = one.best(left)
+            return one.used if set(chosen) == set(one.used) else one.weigh(chosen)
+
+        trace, said, editing = edited(model, v4kit.ablate(experts=gone))
+        compare(trace, said, expected)
+        assert not np.isin(trace.routing["experts"].to_numpy()[:, list(editing.layers)], gone).any()
+        for layer, count in editing.displaced.items():
+            rows = [said[row, layer] for row in range(len(IDS))]
+            assert count == sum(set(expected(one, 0, layer)) != set(one.used) for one in rows)
+
+    @EVERY
+    @pytest.mark.parametrize("renorm", [False, True])
+    def test_knocked_out(self, name, renorm) -> None:
+        model, gone = zoo.random_model(name), [0, 3, 5]
+
+        def expected(one, _row, _layer):
+            left = {e: 0.0 if e in gone else w for e, w in one.used.items()}
+            total = sum(left.values())
+            if renorm and total and set(gone) & set(one.used):
+                left = {e: w * sum(one.used.values()) / total for e, w in left.items()}
+            return left
+
+        edit = v4kit.ablate(experts=gone, reroute=False, renorm=renorm)
+        trace, said, _ = edited(model, edit)
+        compare(trace, said, expected)
+
+    @pytest.mark.parametrize("policy", ["drop", "drop_renorm", "substitute"])
+    def test_in_hash_layers(self, policy) -> None:
+        model = zoo.random_model("small")
+        gone = list(range(6))
+
+        def expected(one, _row, layer):
+            if layer not in (0, 1) or not set(gone) & set(one.used):
+                return one.used
+            if policy == "substitute":
+                free = [e for e in range(16) if e not in gone and e not in one.used]
+                best = sorted(free, key=lambda e: (-one.scores[e], e))
+                stay = [e for e in one.used if e not in gone]
+                return one.weigh(stay + best[: one.k - len(stay)])
+            left = {e: 0.0 if e in gone else w for e, w in one.used.items()}
+            total = sum(left.values())
+            if policy == "drop_renorm" and total:
+                left = {e: w * sum(one.used.values()) / total for e, w in left.items()}
+            return left
+
+        trace, said, _ = edited(model, v4kit.ablate([0, 1], gone, on_hash=policy))
+        compare(trace, said, expected)
+
+    def test_all_of_a_tokens_experts(self) -> None:
+        """Nothing routed is left, and nothing is made up for."""
+        model = zoo.random_model("small")
+        edit = v4kit.ablate(2, range(16), reroute=False, renorm=True)
+        trace, _, _ = edited(model, edit)
+        assert (trace.routing["weights"][:, 2] == 0).all()
+        assert np.isfinite(trace.tokens["logprob"][1:]).all()
+
+
+class TestChoosing:
+    @RANKED
+    @pytest.mark.parametrize("weight", ["natural", "max"])
+    def test_steered(self, name, weight) -> None:
+        model = zoo.random_model(name)
+        prefer, avoid = [1], [2, 4]
+
+        def expected(one, _row, _layer):
+            if one.hashed:
+                return one.used
+            moved = list(one.selection)
+            for e in prefer:
+                moved[e] = 2 * max(one.selection) - min(one.selection) + 0.01
+            for e in avoid:
+                moved[e] = min(one.selection) - 0.01
+            scores = list(one.scores)
+            if weight == "max":
+                for e in prefer:
+                    scores[e] = max(one.scores)
+            chosen = one.best(moved)
+            same = set(chosen) == set(one.used) and weight == "natural"
+            return one.used if same else one.weigh(chosen, scores)
+
+        edit = v4kit.steer(prefer=prefer, avoid=avoid, weight=weight)
+        trace, said, editing = edited(model, edit)
+        compare(trace, said, expected)
+        for layer in editing.layers:
+            assert (trace.routing["experts"][:, layer] == 1).any("slot").all()
+
+    @RANKED
+    def test_forced_is_preferred(self, name) -> None:
+        model = zoo.random_model(name)
+        forced, _, _ = edited(model, v4kit.force(experts=[1]))
+        steered, _, _ = edited(model, v4kit.steer(prefer=[1]))
+        assert forced.routing.equals(steered.routing)
+
+    @RANKED
+    def test_nudged(self, name) -> None:
+        model = zoo.random_model(name)
+
+        def expected(one, _row, _layer):
+            if one.hashed:
+                return one.used
+            moved = [s + 0.2 * (e in (1, 2)) for e, s in enumerate(one.selection)]
+            chosen = one.best(moved)
+            return one.used if set(chosen) == set(one.used) else one.weigh(chosen)
+
+        trace, said, _ = edited(model, v4kit.nudge(experts=[1, 2], delta=0.2))
+        compare(trace, said, expected)
+
+
+class TestWeighing:
+    @EVERY
+    @pytest.mark.parametrize("renorm", [False, True])
+    def test_scaled(self, name, renorm) -> None:
+        model = zoo.random_model(name)
+
+        def expected(one, _row, _layer):
+            if not {1, 2} & set(one.used):
+                return one.used
+            found = {e: w * (2.5 if e in (1, 2) else 1.0) for e, w in one.used.items()}
+            share = sum(one.used.values()) / sum(found.values()) if renorm else 1.0
+            return {e: w * share for e, w in found.items()}
+
+        edit = v4kit.scale(experts=[1, 2], factor=2.5, renorm=renorm)
+        trace, said, _ = edited(model, edit)
+        compare(trace, said, expected)
+
+    @EVERY
+    def test_budget(self, name) -> None:
+        model = zoo.random_model(name)
+
+        def expected(one, _row, _layer):
+            score = one.scores if one.hashed else one.selection
+            best = max(one.used, key=lambda e: score[e])
+            total = sum(one.used.values())
+            return {e: total if e == best else 0.0 for e in one.used}
+
+        trace, said, _ = edited(model, v4kit.budget(k=1))
+        compare(trace, said, expected)
+
+    @EVERY
+    def test_replay_of_another_text(self, name) -> None:
+        model = zoo.random_model(name)
+        other = model.read([0, *range(200, 245)])
+        ids = other.routing["experts"].to_numpy()
+
+        def expected(one, row, layer):
+            wanted = ids[row, layer].tolist()
+            return one.used if set(wanted) == set(one.used) else one.weigh(wanted)
+
+        trace, said, _ = edited(model, v4kit.replay(other))
+        compare(trace, said, expected)
+
+
+class TestNothing:
+    """What asks for no change makes none, to the bit, in prefill and decode."""
+
+    @EVERY
+    def test_neutral_edits(self, name) -> None:
+        model = zoo.random_model(name)
+        base = model.generate(IDS, max_new_tokens=6, prefill_chunk=11)
+        k = model.architecture.top_k
+        neutral = {
+            "replay": v4kit.replay(base),
+            "steer": v4kit.steer(),
+            "scale": v4kit.scale(experts=[0, 1], factor=1.0, renorm=True),
+            "nudge": v4kit.nudge(experts=[0, 1], delta=0.0),
+            "budget": v4kit.budget(k=k),
+        }
+        for kind, edit in neutral.items():
+            with model.edit(edit) as editing:
+                again = model.generate(IDS, max_new_tokens=6, prefill_chunk=11)
+            assert again.routing.equals(base.routing), kind
+            assert again.tokens.equals(base.tokens), kind
+            assert not any(editing.displaced.values()), kind
+            assert not any(editing.scaled.values()), kind
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16])
+    @pytest.mark.parametrize("router_dtype", ["native", "float32"])
+    def test_in_bfloat16(self, dtype, router_dtype) -> None:
+        hf = zoo.fresh("small", dtype=dtype)
+        model = v4kit.wrap(hf, zoo.tokenizer(), router_dtype=router_dtype)
+        base = model.forward(IDS, 0, None, [])[0]
+        for edit in (v4kit.replay(model.read(IDS)), v4kit.steer()):
+            with model.edit(edit):
+                assert torch.equal(model.forward(IDS, 0, None, [])[0], base)
+
+    def test_after_the_block_nothing_is_left(self) -> None:
+        model = zoo.random_model("small")
+        base = model.read(IDS)
+        with contextlib.suppress(KeyError), model.edit(v4kit.ablate(experts=[1])):
+            assert not model.read(IDS).routing.equals(base.routing)
+            raise KeyError
+        assert model.edits == []
+        assert hook_count(model.hf) == 0
+        assert model.read(IDS).routing.equals(base.routing)
+        assert "edits" not in model.read(IDS).meta
+
+
+class TestTogether:
+    def test_one_after_the_other(self) -> None:
+        """The second acts on what the first left: an expert that is forced in is then halved."""
+        model = zoo.random_model("small")
+        force, halve = v4kit.force(3, [1]), v4kit.scale(3, [1], factor=0.5)
+        both, _, _ = edited(model, force, halve)
+        alone, _, _ = edited(model, force)
+        held = (alone.routing["experts"][:, 3] == 1).to_numpy()
+        before, after = (t.routing["weights"][:, 3].to_numpy() for t in (alone, both))
+        np.testing.assert_allclose(np.sort(after[held]), np.sort(before[held] / 2), rtol=1e-6)
+        turned, _, _ = edited(model, halve, force)
+        moved = turned.routing["weights"][:, 3].to_numpy()
+        assert not np.array_equal(moved[held], after[held])
+
+    def test_tokens_from_up_to(self) -> None:
+        model = zoo.random_model("small")
+        base = model.read(IDS)
+        with model.edit(v4kit.force(5, [7], tokens=(10, 20))):
+            trace = model.read(IDS, prefill_chunk=8)
+        used = (trace.routing["experts"][:, 5] == 7).any("slot").to_numpy()
+        own = (base.routing["experts"][:, 5] == 7).any("slot").to_numpy()
+        assert used[10:20].all()
+        assert (used[:10] == own[:10]).all()
+        assert (used[20:] == own[20:]).all()
+
+    def test_taps_and_traces_see_what_was_used(self) -> None:
+        model, seen = zoo.random_model("small"), []
+        look = model.tap("router", lambda event: seen.append(event.experts.clone()), layers=3)
+        with look, model.edit(v4kit.force(3, [9])):
+            trace = model.read(IDS)
+        assert (seen[0] == 9).any(-1).all()
+        assert trace.meta["edits"] == [
+            {
+                "edit": "steer",
+                "layers": [3],
+                "tokens": [0, None],
+                "prefer": [9],
+                "avoid": [],
+                "weight": "natural",
+                "margin": 0.01,
+            }
+        ]
+        assert json.loads(json.dumps(trace.meta["edits"])) == trace.meta["edits"]
+
+
+WRONG = {
+    "expert that is not there": (lambda: v4kit.ablate(2, [16]), "no expert 16: a layer has 16"),
+    "too few left": (lambda: v4kit.ablate(2, range(14)), "leaves 2 of 16 .* needs 3"),
+    "too many forced": (lambda: v4kit.force(2, range(4)), "4 experts can't all be chosen"),
+    "both": (lambda: v4kit.steer(2, prefer=[1], avoid=[1]), r"prefers and avoids \[1\]"),
+    "hash layer": (lambda: v4kit.ablate(0, [1]), "can't act on layer 0.*on_hash="),
+    "hash layer, steered": (lambda: v4kit.steer(0, prefer=[1]), "layers that choose: 2, 3, 4, 5"),
+    "no such layer": (lambda: v4kit.scale(9, [1], factor=2.0), "Layer 9 has no router"),
+    "budget": (lambda: v4kit.budget(k=4), "leaves 1 to 3 experts"),
+    "no edit": (lambda: "ablate", "edit takes edits"),
+}
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("case", WRONG)
+    def test_what_can_not_take_effect(self, case) -> None:
+        make, words = WRONG[case]
+        model = zoo.random_model("small")
+        with pytest.raises(InputError, match=words), model.edit(make()):
+            pass
+        assert model.edits == []
+
+    @pytest.mark.parametrize(
+        ("make", "words"),
+        [
+            (lambda: v4kit.ablate(1), "takes ids of experts"),
+            (lambda: v4kit.ablate(1, [0.5]), "takes ids of experts"),
+            (lambda: v4kit.ablate(1, [2], on_hash="skip"), "on_hash is one of error, drop"),
+            (lambda: v4kit.steer(1, prefer=[1], weight="own"), "'natural' or 'max'"),
+            (lambda: v4kit.scale(1, [1], factor=math.nan), "factor is a finite number"),
+            (lambda: v4kit.nudge(1, [1], delta="more"), "delta is a finite number"),
+            (lambda: v4kit.budget(1, k=2, tokens=(5, 5)), "runs forward"),
+            (lambda: v4kit.budget(1, k=2, tokens=7), "takes two positions"),
+            (lambda: v4kit.replay("trace"), "takes a trace of one document"),
+        ],
+    )
+    def test_what_can_not_be_meant(self, make, words) -> None:
+        with pytest.raises(InputError, match=words):
+            make()
+
+    def test_no_edit_at_all(self) -> None:
+        with pytest.raises(InputError, match="takes edits"), zoo.random_model("small").edit():
+            pass
+
+    def test_replay_of_a_shorter_trace(self) -> None:
+        model = zoo.random_model("small")
+        short = model.read(IDS[:20])
+        words = "has 20 positions, but position 20 is read"
+        with model.edit(v4kit.replay(short)), pytest.raises(InputError, match=words):
+            model.read(IDS)
+        with model.edit(v4kit.replay(short, tokens=(0, 20))):
+            assert len(model.read(IDS)) == len(IDS)
+        assert hook_count(model.hf) == 0
+
+    def test_replay_of_another_model(self) -> None:
+        other = zoo.random_model("wide").read(IDS)
+        editing = zoo.random_model("small").edit(v4kit.replay(other))
+        with pytest.raises(InputError, match="5 layers of 5 of 40 experts"), editing:
+            pass
+
+    def test_more_groups_than_are_open(self) -> None:
+        editing = zoo.random_model("deepseek_v3").edit(v4kit.force(2, [0, 5, 9]))
+        with (
+            pytest.raises(InputError, match="stand in 3 groups, but a token chooses from 2"),
+            editing,
+        ):
+            pass
