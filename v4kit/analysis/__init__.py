@@ -5,6 +5,19 @@ text and not about the router, and what chance would give beside what was found.
 """
 
 from v4kit.analysis.comparing import overlap, paired_overlap, risk_difference
+from v4kit.analysis.load import expert_load, load_statistics
 from v4kit.analysis.pairing import Block, Pairs, pair_tokens
+from v4kit.analysis.succession import cross_layer, repetition
 
-__all__ = ["Block", "Pairs", "overlap", "pair_tokens", "paired_overlap", "risk_difference"]
+__all__ = [
+    "Block",
+    "Pairs",
+    "cross_layer",
+    "expert_load",
+    "load_statistics",
+    "overlap",
+    "pair_tokens",
+    "paired_overlap",
+    "repetition",
+    "risk_difference",
+]

@@ -54,15 +54,19 @@ def expert_sets(trace: Trace, rows: slice | np.ndarray, top: int | None = None) 
 def uses(trace: Trace) -> Uses:
     """Return how many tokens used each expert."""
     architecture = trace.meta["architecture"]
-    shape = (len(architecture["layers"]), architecture["n_experts"])
+    # Each layer has one cell more, for slots without an expert: to sort them out costs more.
+    shape = (len(architecture["layers"]), architecture["n_experts"] + 1)
     count, tokens = np.zeros(shape, np.int64), np.zeros(shape[0], np.int64)
+    first = np.arange(shape[0])[:, None] * shape[1] - NONE
     for start in range(0, len(trace), BLOCK):
         sets = expert_sets(trace, slice(start, start + BLOCK))
-        used = sets != NONE
-        cells = (sets + np.arange(shape[0])[:, None] * shape[1])[used]
-        count += np.bincount(cells, minlength=count.size).reshape(shape)
-        tokens += used.any(axis=2).sum(axis=0)
-    return Uses(count, tokens)
+        cells = np.bincount((sets + first).ravel(), minlength=count.size)
+        count += cells.reshape(shape)
+        # Sets are sorted: the last slot tells for all but those that hold an expert twice.
+        routed = sets[..., -1] != NONE
+        routed[~routed] = (sets[~routed] != NONE).any(axis=1)
+        tokens += routed.sum(axis=0)
+    return Uses(count[:, 1:], tokens)
 
 
 def agreements(

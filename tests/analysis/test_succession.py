@@ -1,0 +1,138 @@
+"""Repetition and pairs of layers: plain loops over the definitions."""
+
+import math
+
+import numpy as np
+import pytest
+
+import v4kit
+from tests.analysis.samples import EXPERTS, KINDS, TOP_K, made, used_by
+from v4kit.analysis import cross_layer, expert_load, repetition
+from v4kit.errors import InputError
+
+
+def some(rows=120, **options):
+    """A trace with few different tokens, three documents, and rows that were never fed."""
+    rng = np.random.default_rng(5)
+    document = np.sort(rng.integers(0, 3, rows))
+    return made(rng.integers(0, 6, rows), document=document, holes=(0, 50, rows - 1), **options)
+
+
+@pytest.fixture(params=["in memory", "on disk"])
+def trace(request, tmp_path):
+    """The same trace, held and opened."""
+    found = some()
+    if request.param == "in memory":
+        return found
+    return v4kit.open_trace(found.save(tmp_path / "some.v4trace"))
+
+
+def loops(trace, layer, *, different):
+    """Shares over neighbours, one by one."""
+    ids, documents = (trace.tokens[name].tolist() for name in ("id", "document"))
+    ranked = trace.routing["experts"].to_numpy()
+    first = hits = pairs = 0
+    overlap = []
+    for row in range(len(trace) - 1):
+        if documents[row] != documents[row + 1] or (different and ids[row] == ids[row + 1]):
+            continue
+        mine, theirs = used_by(trace, row, layer), used_by(trace, row + 1, layer)
+        if not mine or not theirs:
+            continue
+        pairs += 1
+        first += ranked[row, layer, 0] == ranked[row + 1, layer, 0]
+        hits += bool(mine & theirs)
+        overlap.append(len(mine & theirs) / TOP_K)
+    return first / pairs, hits / pairs, math.fsum(overlap) / pairs, pairs
+
+
+@pytest.mark.parametrize("different", [True, False])
+def test_repetition_is_what_loops_count(trace, different) -> None:
+    found, part = repetition(trace), "" if different else "_all"
+    for layer, kind in enumerate(KINDS):
+        values = [float(found[f"{name}{part}"][layer]) for name in ("first", "any", "overlap")]
+        if kind == "dense":
+            assert all(math.isnan(value) for value in values)
+            assert int(found[f"n{part}"][layer]) == 0
+            continue
+        first, hits, overlap, pairs = loops(trace, layer, different=different)
+        assert int(found[f"n{part}"][layer]) == pairs
+        assert values[1:] == pytest.approx([hits, overlap], rel=1e-12)
+        assert math.isnan(values[0]) if kind == "hash" else values[0] == pytest.approx(first)
+
+
+def test_chances_are_those_of_drawing() -> None:
+    found = repetition(some())
+    assert float(found["chance_first"]) == 1 / EXPERTS
+    assert float(found["chance_overlap"]) == TOP_K / EXPERTS
+    none = math.prod((EXPERTS - TOP_K - i) / (EXPERTS - i) for i in range(TOP_K))
+    assert float(found["chance_any"]) == pytest.approx(1 - none, rel=1e-12)
+
+
+def test_random_layers_are_near_chance_and_shuffling_changes_nothing_there() -> None:
+    found = repetition(some(6_000))
+    for layer in (2, 3):
+        for name in ("first", "any", "overlap"):
+            chance = float(found[f"chance_{name}"])
+            for suffix in ("", "_shuffled"):
+                assert float(found[f"{name}{suffix}"][layer]) == pytest.approx(chance, abs=0.03)
+
+
+def test_equal_tokens_repeat_in_hash_layers() -> None:
+    found = repetition(made([4] * 30))
+    assert float(found["overlap_all"][0]) == 1.0
+    assert int(found["n"][0]) == 0
+    assert np.isnan(found["overlap"][0])
+
+
+def test_shuffling_stays_within_documents_and_keeps_its_seed() -> None:
+    trace = made([1] * 20 + [2] * 20, document=[0] * 20 + [1] * 20)
+    found = repetition(trace)
+    assert int(found["n_all"][0]) == 38
+    again = repetition(trace, seed=0)
+    assert found.equals(again)
+
+
+def test_without_order_nobody_is_first() -> None:
+    assert repetition(some(ranked=False))["first"].isnull().all()
+
+
+def test_pairs_of_layers_are_what_loops_count(trace) -> None:
+    found = cross_layer(trace, 0, 3)
+    count = np.zeros((EXPERTS, EXPERTS), int)
+    tokens = 0
+    for row in range(len(trace)):
+        mine, theirs = used_by(trace, row, 0), used_by(trace, row, 3)
+        tokens += bool(mine and theirs)
+        for one in mine:
+            for two in theirs:
+                count[one, two] += 1
+    np.testing.assert_array_equal(found["count"], count)
+    assert int(found["n"]) == tokens
+    assert int(found["count"].sum()) == TOP_K**2 * tokens
+    used = expert_load(trace)["count"].to_numpy()[0]
+    for expert in range(EXPERTS):
+        row = found["share"].to_numpy()[expert]
+        if used[expert]:
+            np.testing.assert_allclose(row, count[expert] / used[expert], rtol=1e-12)
+        else:
+            assert np.isnan(row).all()
+    np.testing.assert_array_equal(cross_layer(trace, 3, 0)["count"], count.T)
+
+
+def test_layers_without_a_router() -> None:
+    for layers in ((1, 2), (0, 9), (0, "2")):
+        with pytest.raises(InputError, match="has no router; those with one are 0, 2, 3, 4"):
+            cross_layer(some(), *layers)
+
+
+@pytest.mark.parametrize("analysis", [repetition, lambda trace: cross_layer(trace, 0, 2)])
+def test_what_is_no_trace(analysis) -> None:
+    with pytest.raises(InputError, match="takes a trace; given was int"):
+        analysis(5)
+
+
+def test_empty_trace() -> None:
+    empty = made([1, 2])[:0]
+    assert int(repetition(empty)["n_all"].sum()) == 0
+    assert int(cross_layer(empty, 0, 2)["count"].sum()) == 0

@@ -1,0 +1,160 @@
+"""How often experts are used, and how evenly a layer spreads its tokens over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from v4kit.analysis.used import uses
+from v4kit.core import EXPERT, LAYER
+from v4kit.errors import InputError
+from v4kit.trace import Trace
+
+ENOUGH = 10
+"""Uses per expert, on average, below which evenness mostly tells how few tokens there are."""
+_DRAWS = 200
+_EVENNESS = (
+    "entropy_bits",
+    "effective_experts",
+    "gini",
+    "cv",
+    "max_violation",
+    "dead",
+    "coverage_50",
+    "coverage_80",
+)
+
+
+def expert_load(trace: Trace) -> xr.Dataset:
+    """Return how many tokens used each expert.
+
+    A token counts once for each of the experts that it used; one that was never fed to the model,
+    or has no experts in a layer, does not count there. In hash-routed layers, which experts are
+    used follows from the text's tokens alone.
+
+    Args:
+        trace: Any trace, also one that is opened from disk: it is read block by block.
+
+    Returns:
+        Over `(layer, expert)`: `count`, and `share` of the layer's routed tokens that use the
+        expert (NaN where none was routed). Over `layer`: `n`, the tokens that were routed. And
+        `chance`, the share under uniform routing: slots ÷ experts. Coordinate `kind`.
+
+    Raises:
+        InputError: It is no trace.
+    """
+    found = uses(checked(trace))
+    with np.errstate(invalid="ignore"):
+        share = found.count / found.tokens[:, None]
+    architecture = trace.meta["architecture"]
+    return dataset(
+        trace,
+        {
+            "count": ((LAYER, EXPERT), found.count),
+            "share": ((LAYER, EXPERT), share),
+            "n": (LAYER, found.tokens),
+            "chance": ((), architecture["top_k"] / architecture["n_experts"]),
+        },
+    ).assign_coords({EXPERT: np.arange(architecture["n_experts"])})
+
+
+def load_statistics(trace: Trace) -> xr.Dataset:
+    """Return how evenly each layer uses its experts, beside what uniform routing would give.
+
+    Of an expert's share p of all uses in a layer: `entropy_bits` −Σ p log₂ p, `effective_experts` 2
+    to that power, the `gini` coefficient, `cv` (deviation ÷ mean), `max_violation` (largest
+    ÷ mean − 1, as in arXiv 2408.15664), `dead` experts that no token used, and `coverage_50` and
+    `coverage_80`, the fewest experts with half and four fifths of the uses. All of them change with
+    the number of tokens, so each stands beside its mean and standard deviation under uniform
+    routing of as many tokens (`…_null_mean`, `…_null_std`): 200 draws from a fixed seed, each
+    expert's uses being binomial.
+
+    Args:
+        trace: A trace with 10 uses per expert or more, on average, in every routed layer.
+
+    Returns:
+        Over `layer`: the statistics and their nulls, NaN in dense layers; `n`, the tokens that were
+        routed, and `uses_per_expert`. Coordinate `kind`: hash-routed layers tell about the text.
+
+    Raises:
+        InputError: It is no trace, or too short.
+    """
+    found = uses(checked(trace))
+    n_experts = trace.meta["architecture"]["n_experts"]
+    top_k = trace.meta["architecture"]["top_k"]
+    mean = found.count.sum(axis=1) / n_experts
+    few = np.flatnonzero((mean < ENOUGH) & (found.tokens > 0))
+    if few.size or not found.tokens.any():
+        least = float(mean[few].min()) if few.size else 0.0
+        wanted = -(-ENOUGH * n_experts // top_k)
+        raise InputError(
+            f"Too few tokens to tell how evenly experts are used: {least:.1f} uses per expert, "
+            f"{ENOUGH} are needed, so about {wanted:,} tokens. Read more text; "
+            "v4kit.analysis.expert_load counts any."
+        )
+    routed = found.tokens > 0
+    values = {name: np.full(len(mean), np.nan) for name in _EVENNESS}
+    for name, value in evenness(found.count[routed]).items():
+        values[name][routed] = value
+    data: dict[str, Any] = {name: (LAYER, value) for name, value in values.items()}
+    data |= _nulls(found.tokens, top_k / n_experts, n_experts)
+    data |= {"n": (LAYER, found.tokens), "uses_per_expert": (LAYER, mean)}
+    return dataset(trace, data)
+
+
+def evenness(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the statistics of counts `[…, expert]`, one value for each row `[…]`."""
+    n = counts.shape[-1]
+    total = counts.sum(-1, keepdims=True)
+    share = counts / total
+    logs = np.log2(share, out=np.zeros(share.shape), where=share > 0)
+    entropy = -(share * logs).sum(-1)
+    ordered = np.sort(share, axis=-1)
+    reached = np.cumsum(ordered[..., ::-1], axis=-1)
+    rank = np.arange(1, n + 1)
+    return {
+        "entropy_bits": entropy,
+        "effective_experts": 2.0**entropy,
+        "gini": ((2 * rank - n - 1) * ordered).sum(-1) / n,
+        "cv": share.std(-1) * n,
+        "max_violation": share.max(-1) * n - 1,
+        "dead": (counts == 0).sum(-1).astype(float),
+        # Sums of shares carry rounding: a hair below a bound counts as the bound.
+        "coverage_50": (reached < 0.5 - 1e-12).sum(-1) + 1.0,
+        "coverage_80": (reached < 0.8 - 1e-12).sum(-1) + 1.0,
+    }
+
+
+def _nulls(tokens: np.ndarray, chance: float, n_experts: int) -> dict[str, Any]:
+    """Return mean and standard deviation of the statistics under uniform routing, by layer."""
+    found = {f"{name}_null_{what}": np.full(len(tokens), np.nan)
+             for name in _EVENNESS for what in ("mean", "std")}  # fmt: skip
+    for n in np.unique(tokens[tokens > 0]):
+        rng = np.random.default_rng(0)
+        drawn = evenness(rng.binomial(n, chance, size=(_DRAWS, n_experts)))
+        for name, values in drawn.items():
+            found[f"{name}_null_mean"][tokens == n] = values.mean()
+            found[f"{name}_null_std"][tokens == n] = values.std(ddof=1)
+    return {name: (LAYER, values) for name, values in found.items()}
+
+
+def checked(trace: Trace) -> Trace:
+    """Return what was given, if it is a trace.
+
+    Raises:
+        InputError: It is none.
+    """
+    if not isinstance(trace, Trace):
+        raise InputError(
+            f"An analysis takes a trace; given was {type(trace).__name__}. "
+            "Give what model.generate(…), model.read(…) or v4kit.open_trace(…) returned."
+        )
+    return trace
+
+
+def dataset(trace: Trace, data: dict[str, Any]) -> xr.Dataset:
+    """Return variables by layer with the layers' routing kinds."""
+    kinds = trace.routing["kind"].to_numpy()
+    return xr.Dataset(data, coords={LAYER: np.arange(len(kinds)), "kind": (LAYER, kinds)})
