@@ -8,10 +8,12 @@ from v4kit.analysis.comparing import overlap, paired_overlap, risk_difference
 from v4kit.analysis.load import expert_load, load_statistics
 from v4kit.analysis.pairing import Block, Pairs, pair_tokens
 from v4kit.analysis.succession import cross_layer, repetition
+from v4kit.analysis.together import coactivation
 
 __all__ = [
     "Block",
     "Pairs",
+    "coactivation",
     "cross_layer",
     "expert_load",
     "load_statistics",
