@@ -130,7 +130,7 @@ class RoutingView(View):
         if self.token is not None and self.token >= len(trace):
             self.token = None
         self._about = known
-        self._send_snapshot()
+        self._send_snapshot(self._tape)
 
     def _release(self) -> None:
         if self._unwatch is not None:
@@ -162,11 +162,11 @@ class RoutingView(View):
     # Called by the sender's thread.
 
     def _flush(self) -> None:
-        tape, elapsed = self._tape, time.monotonic() - self._began
+        tape, elapsed = self._tape.now(), time.monotonic() - self._began
         ended = self._unwatch is None
         if ended or (self._snapshots and elapsed >= self._snapshots[0]):
             self._snapshots = [after for after in self._snapshots if after > elapsed]
-            self._send_snapshot()
+            self._send_snapshot(tape)
         else:
             content, buffers = page(tape, max(self._sent - 1, 0), len(tape))
             self.send({"event": "rows", **content}, buffers)
@@ -175,14 +175,17 @@ class RoutingView(View):
         if ended and self._stream is None:
             self.running = False
 
-    def _send_snapshot(self) -> None:
-        content, buffers = self._snapshot()
+    def _send_snapshot(self, tape: Tape) -> None:
+        content, buffers = self._everything(tape)
         self.send({"event": "snapshot", **content}, list(buffers))
 
     # Answers to the page.
 
     def _snapshot(self) -> Reply:
-        tape, rows = self._tape, len(self._tape)
+        return self._everything(self._tape.now())
+
+    def _everything(self, tape: Tape) -> Reply:
+        rows = len(tape)
         newest = max(rows - WINDOW, 0)
         start = newest if self.token is None else self.token // WINDOW * WINDOW
         content, buffers = page(tape, start, min(start + WINDOW, rows))
@@ -191,12 +194,13 @@ class RoutingView(View):
 
     def _page(self, row: int) -> Reply:
         start = max(row, 0) // WINDOW * WINDOW
-        return page(self._tape, start, min(start + WINDOW, len(self._tape)))
+        tape = self._tape.now()
+        return page(tape, start, min(start + WINDOW, len(tape)))
 
     def _expert(self, layer: int, expert: int) -> Reply:
         trace = self._tape.trace
         layer, expert = any_layer(trace, layer), expert_of(trace, expert)
-        return expert_facts(self._tape, facts(trace), layer, expert), ()
+        return expert_facts(self._tape.now(), facts(trace), layer, expert), ()
 
     def _details(self, row: int) -> Reply:
         return details(self._tape.trace, row), ()

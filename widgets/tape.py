@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,8 @@ class Totals:
 class Tape:
     """The rows of a trace, and after them those that steps have told since.
 
-    One thread adds; any thread reads. A step brings the text of a new row and the experts of the
-    row before it, so the last row of a run has no experts yet.
+    One thread adds; others read what they take with `now`. A step brings the text of a new row
+    and the experts of the row before it, so the last row of a run has no experts yet.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -59,6 +60,12 @@ class Tape:
         """Add the next step."""
         self._steps.append(step)
 
+    def now(self) -> Tape:
+        """Return the rows there are at this moment, on which several answers can agree."""
+        still = copy(self)
+        vars(still)["_steps"] = list(self._steps)
+        return still
+
     def texts(self, start: int, stop: int) -> list[str]:
         """Return the texts of rows `start … stop−1`."""
         rows = len(self._texts)
@@ -73,7 +80,7 @@ class Tape:
 
     def block(self, start: int, stop: int, *, layer: int | None = None) -> Block:
         """Return the routing of rows `start … stop−1` in one layer or in all; −1 where not told."""
-        steps, rows = list(self._steps), len(self._texts)
+        steps, rows = self._steps, len(self._texts)
         stop = min(stop, rows + len(steps))
         # The first step completes the trace's last row, so that the trace is not asked for it.
         held = rows - 1 if steps else rows

@@ -15,7 +15,8 @@ from tests.widgets.pages import Page, eventually, rows_of, sums_of, threads, tot
 from tests.widgets.test_experts import told_by_loops
 from v4kit.errors import InputError
 from v4kit.figures.labels import visible
-from v4kit.widgets import RoutingView
+from v4kit.widgets import RoutingView, routing, rows
+from v4kit.widgets.sender import SENDER
 
 PROMPT = "Count to ten: one, two, three,"
 OPTIONS = {"max_new_tokens": 30, "temperature": 1.0, "seed": 4}
@@ -198,16 +199,28 @@ class TestStreams:
         assert page.events.count("snapshot") <= 6
         assert_alike(view.trace, trace)
 
-    def test_rows_between_snapshots_are_told_once_and_in_order(self):
+    def test_rows_between_snapshots_are_told_once_and_in_order(self, monkeypatch):
+        # This test flushes; the sender's thread would come between.
+        monkeypatch.setattr(SENDER, "mark", lambda _: None)
         stream = stream_of(max_new_tokens=60)
         view = RoutingView(stream)
+
+        def while_a_step_comes(*args):
+            message = rows.page(*args)
+            next(stream, None)
+            return message
+
+        monkeypatch.setattr(routing, "page", while_a_step_comes)
         page = Page(view)
         counted, told = 0, 0
         for step in stream:
             if step.row % 10 == 0:
                 view._flush()
-        still(view)
-        for content, _ in page.messages:
+        view._flush()
+        for content, buffers in page.messages:
+            if content["event"] == "snapshot":
+                *_, routed_rows = sums_of(view, buffers)
+                assert set(routed_rows) == {content["counted"]}
             if content["event"] == "rows":
                 # It begins with the row that had no experts yet, and leaves no gap.
                 assert content["start"] == told - 1
