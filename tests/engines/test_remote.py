@@ -541,6 +541,55 @@ class TestStreams:
         assert (told(stream.trace) == own(V4, stream.trace)).all()
 
     @BOTH
+    def test_left_with_the_end_already_told(self, serve, kind) -> None:
+        """Tokens that came in one piece with the end, and were not taken, come when it goes on."""
+        engine, server = serve(kind)
+        served = server._server.answer
+        whole = served.answer
+
+        def at_once(asked):
+            reply = whole(asked)
+            if reply.events is not None:
+                events = list(reply.events)
+                if kind is VLLM:
+                    last = events[-1]["choices"][0]
+                    tokens = [e["choices"][0]["token_ids"][0] for e in events]
+                    events = [{"choices": [last | {"token_ids": tokens}]}]
+                reply.events = events[-1:]
+            return reply
+
+        served.answer = at_once
+        stream = engine.stream(TEXT, max_new_tokens=6)
+        next(stream)
+        next(stream)
+        stream.leave()
+        assert len(stream.trace) == stream.prompt_tokens + 2
+        assert stream.stop_reason is None
+        stream.finish()
+        local = zoo.random_model(V4).generate(TEXT, max_new_tokens=6)
+        assert stream.trace.tokens["id"].tolist() == local.tokens["id"].tolist()
+        assert stream.stop_reason == "length"
+
+    @BOTH
+    def test_a_limit_that_is_raised_on_the_way(self, serve, kind) -> None:
+        engine, _ = serve(kind)
+        stream = engine.stream(TEXT, max_new_tokens=3)
+        next(stream)
+        stream.extend(4)
+        stream.finish()
+        local = zoo.random_model(V4).generate(TEXT, max_new_tokens=7)
+        assert stream.trace.tokens["id"].tolist() == local.tokens["id"].tolist()
+        assert stream.stop_reason == "length"
+
+    @BOTH
+    def test_a_limit_that_is_raised_too_far(self, serve, kind) -> None:
+        _, server = serve(kind)
+        engine = v4kit.connect(server.url, model=zoo.random_model(V4), max_bytes=8_000)
+        stream = engine.stream(TEXT, max_new_tokens=3).finish()
+        with pytest.raises(InputError, match="MB on the way"):
+            stream.extend(300)
+
+    @BOTH
     def test_a_stream_that_breaks_off_keeps_its_text(self, serve, kind) -> None:
         engine, server = serve(kind)
         local = zoo.random_model(V4).generate(TEXT, max_new_tokens=3)

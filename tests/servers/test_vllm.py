@@ -119,6 +119,14 @@ def test_greedy_tokens_are_those_of_transformers(engine: v4kit.Engine, model: v4
         assert own.tokens["id"].tolist() == ids
 
 
+def test_the_prefix_cache_was_hit(engine: v4kit.Engine, url: str) -> None:
+    CASES["long, in chunks"](engine)
+    CASES["prefix in the cache"](engine)
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    hits = [line for line in lines if line.startswith("vllm:prefix_cache_hits_total")]
+    assert sum(float(line.split()[-1]) for line in hits) > 0
+
+
 def test_a_prompt_that_it_refuses(engine: v4kit.Engine) -> None:
     with pytest.raises(v4kit.errors.EngineError, match="400") as caught:
         engine.generate("Hello", max_new_tokens=4, temperature=0.0, n=2)

@@ -9,9 +9,8 @@ import numpy as np
 import xarray as xr
 
 from v4kit.analysis.load import checked, dataset
-from v4kit.analysis.used import BLOCK, expert_sets
+from v4kit.analysis.used import BLOCK, expert_sets, in_common, routed_layer
 from v4kit.core import EXPERT, LAYER, NONE, TOPK
-from v4kit.errors import InputError
 from v4kit.trace import Trace
 
 EXPERT2 = "expert2"
@@ -74,32 +73,17 @@ def cross_layer(trace: Trace, layer: int, layer2: int) -> xr.Dataset:
         InputError: It is no trace, or a layer has no router.
     """
     architecture = checked(trace).meta["architecture"]
-    kinds = [one["routing"] for one in architecture["layers"]]
-    routed = [index for index, kind in enumerate(kinds) if kind != "dense"]
-    for given in (layer, layer2):
-        if given not in routed:
-            raise InputError(
-                f"Layer {given!r} has no router; those with one are {', '.join(map(str, routed))}."
-            )
-    size = architecture["n_experts"]
-    count, tokens = np.zeros((size, size), np.int64), 0
+    size, k = architecture["n_experts"], architecture["top_k"]
+    pair = [routed_layer(trace, layer), routed_layer(trace, layer2)]
+    count, used, tokens = np.zeros((size, size), np.int64), np.zeros(size, np.int64), 0
     for start in range(0, len(trace), BLOCK):
-        sets = expert_sets(trace, slice(start, start + BLOCK)).astype(np.int64)
-        one, two = sets[:, layer, :, None], sets[:, layer2, None, :]
-        both = (one != NONE) & (two != NONE)
-        count += np.bincount((one * size + two)[both], minlength=size**2).reshape(size, size)
-        tokens += int(both.any(axis=(1, 2)).sum())
-    return _crossed(trace, count, tokens, (layer, layer2))
-
-
-def _crossed(trace: Trace, count: np.ndarray, tokens: int, layers: tuple[int, int]) -> xr.Dataset:
-    size, k = len(count), trace.meta["architecture"]["top_k"]
-    used = np.zeros(size, np.int64)
-    for start in range(0, len(trace), BLOCK):
-        sets = expert_sets(trace, slice(start, start + BLOCK))
-        both = (sets[:, list(layers)] != NONE).any(axis=2).all(axis=1)
-        ids = sets[both, layers[0]]
-        used += np.bincount(ids[ids != NONE], minlength=size)
+        sets = expert_sets(trace, slice(start, start + BLOCK))[:, pair].astype(np.int64)
+        sets = sets[(sets != NONE).any(axis=2).all(axis=1)]
+        one, two = sets[:, 0, :, None], sets[:, 1, None, :]
+        cells = (one * size + two)[(one != NONE) & (two != NONE)]
+        count += np.bincount(cells, minlength=size**2).reshape(size, size)
+        used += np.bincount(sets[:, 0][sets[:, 0] != NONE], minlength=size)
+        tokens += len(sets)
     with np.errstate(invalid="ignore"):
         share = count / used[:, None]
     axes = (EXPERT, EXPERT2)
@@ -142,10 +126,7 @@ def _alike(trace: Trace, rows: np.ndarray, next_rows: np.ndarray) -> dict[str, n
     mine, theirs = expert_sets(trace, rows), expert_sets(trace, next_rows)
     sizes = (mine != NONE).sum(axis=2), (theirs != NONE).sum(axis=2)
     routed = np.minimum(*sizes) > 0
-    shared = np.zeros(routed.shape)
-    for slot in range(theirs.shape[2]):
-        expert = theirs[..., slot, None]
-        shared += ((mine == expert) & (expert != NONE)).any(axis=2)
+    shared = in_common(mine, theirs)
     experts = trace.routing["experts"]
     best, next_best = (experts.isel(token=r, slot=0).to_numpy() for r in (rows, next_rows))
     return {

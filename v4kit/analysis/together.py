@@ -11,8 +11,8 @@ import xarray as xr
 
 from v4kit.analysis.load import checked
 from v4kit.analysis.succession import EXPERT2
-from v4kit.analysis.used import BLOCK, expert_sets
-from v4kit.core import DENSE, EXPERT, LAYER, NONE, TOKEN, TOPK
+from v4kit.analysis.used import BLOCK, expert_sets, routed_layer
+from v4kit.core import EXPERT, LAYER, NONE, TOKEN, TOPK
 from v4kit.errors import InputError
 from v4kit.trace import Trace
 
@@ -49,7 +49,7 @@ def coactivation(
     """
     architecture = checked(trace).meta["architecture"]
     kinds = [one["routing"] for one in architecture["layers"]]
-    chosen = _layers(kinds, layers)
+    chosen = _layers(trace, kinds, layers)
     if compatibility not in (None, "olmoe"):
         raise InputError(f'compatibility is None or "olmoe"; given was {compatibility!r}.')
     if compatibility and not _ordered(trace, [kinds[layer] for layer in chosen]):
@@ -73,22 +73,16 @@ def coactivation(
     return xr.Dataset(data, coords=coords | {EXPERT: experts, EXPERT2: experts})
 
 
-def _layers(kinds: list[str], given: int | Sequence[int] | None) -> list[int]:
-    """Return layer indices.
+def _layers(trace: Trace, kinds: list[str], given: int | Sequence[int] | None) -> list[int]:
+    """Return layer indices; None means all that choose.
 
     Raises:
         InputError: One has no router.
     """
     if given is None:
         return [layer for layer, kind in enumerate(kinds) if kind == TOPK]
-    chosen = [given] if isinstance(given, int) else list(given)
-    routed = [layer for layer, kind in enumerate(kinds) if kind != DENSE]
-    for layer in chosen:
-        if layer not in routed:
-            raise InputError(
-                f"Layer {layer!r} has no router; those with one are {', '.join(map(str, routed))}."
-            )
-    return chosen
+    several = [given] if isinstance(given, int) else given
+    return [routed_layer(trace, layer) for layer in several]
 
 
 def _ordered(trace: Trace, kinds: list[str]) -> bool:

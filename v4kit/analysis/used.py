@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from v4kit.core import NONE, TOKEN
+from v4kit.core import DENSE, NONE, TOKEN
+from v4kit.errors import InputError
 from v4kit.trace import Trace
 
 BLOCK = 4_096
@@ -69,6 +70,35 @@ def uses(trace: Trace) -> Uses:
     return Uses(count[:, 1:], tokens)
 
 
+def in_common(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Return how many experts pairs of sets share `[pair, layer]`.
+
+    Args:
+        mine: Sets `[pair, layer, slot]`, −1 for none.
+        theirs: Others.
+    """
+    shared = np.zeros(mine.shape[:2], np.int16)
+    for slot in range(theirs.shape[2]):
+        expert = theirs[..., slot, None]
+        shared += ((mine == expert) & (expert != NONE)).any(axis=2)
+    return shared
+
+
+def routed_layer(trace: Trace, layer: object) -> int:
+    """Return the index of a layer with a router.
+
+    Raises:
+        InputError: It has none, or there is no such layer.
+    """
+    kinds = [one["routing"] for one in trace.meta["architecture"]["layers"]]
+    routed = [index for index, kind in enumerate(kinds) if kind != DENSE]
+    if not isinstance(layer, (int, np.integer)) or layer not in routed:
+        raise InputError(
+            f"Layer {layer!r} has no router; those with one are {', '.join(map(str, routed))}."
+        )
+    return int(layer)
+
+
 def agreements(
     trace: Trace, other: Trace, rows: np.ndarray, top: int | None = None
 ) -> Iterator[Agreement]:
@@ -77,10 +107,7 @@ def agreements(
         some = rows[start : start + BLOCK]
         mine = expert_sets(trace, some[:, 0], top)
         theirs = expert_sets(other, some[:, 1], top)
-        shared = np.zeros(mine.shape[:2], np.int16)
-        for slot in range(theirs.shape[2]):
-            expert = theirs[..., slot, None]
-            shared += ((mine == expert) & (expert != NONE)).any(axis=2)
+        shared = in_common(mine, theirs)
         sizes = [(sets != NONE).sum(axis=2) for sets in (mine, theirs)]
         routed = np.minimum(*sizes) > 0
         yield Agreement(

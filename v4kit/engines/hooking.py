@@ -51,8 +51,9 @@ class Hooked:
     def edit(self, *edits: Edit) -> Iterator[Editing]:
         """Edit the routing while the block runs; yields what the edits displaced.
 
-        Edits act in the order in which they are given. Taps and recordings see the edited routing,
-        and traces of passes in the block name the edits in `meta["edits"]`.
+        Edits act in the order in which they are given, in this Model's own calls; transformers'
+        model itself is left alone. Taps and recordings see the edited routing, and traces of passes
+        in the block name the edits in `meta["edits"]`.
 
         Args:
             edits: Made by `v4kit.ablate`, `force`, `steer`, `nudge`, `scale`, `budget`, `replay`.

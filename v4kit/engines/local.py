@@ -54,7 +54,7 @@ class Model(Hooked):
         self.routers: dict[int, nn.Module] = find_routers(hf, self.family, self.architecture)
         if router_dtype == "float32":
             run_in_float32(self.routers.values())
-        self.stop_ids = stop_ids(hf, tokenizer)
+        self.stop_ids = stop_ids(hf.generation_config, tokenizer)
         self.edition = edition_of(hf.config)
         self.meta = trace_meta(hf, self.architecture, self.routers, name=name, revision=revision)
         self._lock = threading.RLock()

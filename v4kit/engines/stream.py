@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from v4kit.core import Record
-from v4kit.engines.base import Attachable, OnStep, Sampling, Step, whole
+from v4kit.engines.base import OnStep, Sampling, Step, whole
 from v4kit.engines.sampler import Sampler
 from v4kit.engines.session import Session
 from v4kit.engines.turns import Turns
-from v4kit.engines.watchers import Watchers
+from v4kit.engines.watchers import Watchers, watched
 from v4kit.errors import InputError, ModelBusy
 from v4kit.trace import Trace
 
@@ -94,20 +94,11 @@ class Stream(Iterator[Step]):
             InputError: `on_step` is neither a function nor has it an `attach`.
             ModelBusy: Another thread is using the model; the stream can be taken up again.
         """
-        end_watching = None
-        if isinstance(on_step, Attachable):
-            on_step.attach(self)
-        elif on_step is not None:
-            end_watching = self.watch(on_step)
-        try:
-            with self._broken_off():
-                while self.stop_reason is None:
-                    with self._turns:
-                        if self.stop_reason is None:
-                            self._advance(wanted=False)
-        finally:
-            if end_watching is not None:
-                end_watching()
+        with watched(self, on_step), self._broken_off():
+            while self.stop_reason is None:
+                with self._turns:
+                    if self.stop_reason is None:
+                        self._advance(wanted=False)
         return self
 
     def watch(

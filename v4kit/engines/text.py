@@ -60,9 +60,9 @@ def check_ids(ids: list[int], vocabulary: int) -> list[int]:
     return ids
 
 
-def stop_ids(hf: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the ids that end a generation: the model's own and the tokenizer's."""
-    named = getattr(hf.generation_config, "eos_token_id", None)
+def stop_ids(config: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the ids that end a generation: those a config names, and the tokenizer's."""
+    named = getattr(config, "eos_token_id", None)
     ids = named if isinstance(named, list) else [named]
     return frozenset(i for i in [*ids, tokenizer.eos_token_id] if i is not None)
 

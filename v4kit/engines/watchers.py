@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from v4kit.engines.base import Step
+from v4kit.engines.base import Attachable, OnStep, Step
 from v4kit.errors import InputError
 
-OnStep = Callable[[Step], object]
 OnEnd = Callable[[Any], object]
 
 
@@ -20,12 +19,12 @@ class Watchers:
     """
 
     def __init__(self) -> None:
-        self._all: dict[object, tuple[OnStep, OnEnd | None]] = {}
+        self._all: dict[object, tuple[Callable[[Step], object], OnEnd | None]] = {}
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def add(self, on_step: OnStep, on_end: OnEnd | None) -> Callable[[], None]:
+    def add(self, on_step: Callable[[Step], object], on_end: OnEnd | None) -> Callable[[], None]:
         """Tell two functions from now on; return one that ends it.
 
         Raises:
@@ -49,6 +48,28 @@ class Watchers:
     def tell_end(self, stream: Any) -> None:
         """Tell of the end."""
         _call_all([on_end for _, on_end in self._all.values() if on_end is not None], stream)
+
+
+@contextlib.contextmanager
+def watched(stream: Any, on_step: OnStep | None) -> Iterator[None]:
+    """Have a stream tell `on_step` of its steps while the block runs.
+
+    What has a method `attach`, as widgets do, is given the stream by it and watches by itself.
+
+    Raises:
+        InputError: `on_step` is neither a function nor has it an `attach`.
+    """
+    if on_step is None:
+        yield
+    elif isinstance(on_step, Attachable):
+        on_step.attach(stream)
+        yield
+    else:
+        end_watching = stream.watch(on_step)
+        try:
+            yield
+        finally:
+            end_watching()
 
 
 def _call_all(functions: list[Callable[[Any], object]], given: Any) -> None:

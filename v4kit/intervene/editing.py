@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from v4kit.arch import Architecture, Family
@@ -90,7 +89,8 @@ class Editing:
         moved = (before.experts.sort(-1).values != after.experts.sort(-1).values).any(-1)
         weighed = (before.weights != after.weights).any(-1) & ~moved
         for counts, rows in ((self._displaced, moved), (self._scaled, weighed)):
-            counts[layer] = counts.get(layer, torch.zeros((), dtype=torch.long)) + rows.sum().cpu()
+            # Left on its device: to wait for a number in every layer would cost more than the edit.
+            counts[layer] = rows.sum() + counts.get(layer, 0)
 
 
 def _acting_on(edit: Edit, architecture: Architecture) -> tuple[int, ...]:

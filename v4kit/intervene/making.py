@@ -154,6 +154,7 @@ def replay(
 ) -> Edit:
     """Return an edit that uses the experts of another run, position by position.
 
+    Positions are all that is aligned: that both texts have the same tokens there is not checked.
     Positions where the trace has no experts keep their own. Weights come from the scores of the
     current pass; replaying a run's own routing changes nothing, to the bit.
 

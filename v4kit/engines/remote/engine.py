@@ -18,7 +18,7 @@ from v4kit.engines.remote.asking import LACKING, check_record, settings, why_end
 from v4kit.engines.remote.http import Transport
 from v4kit.engines.remote.routes import Routes, align, as_meta, describe_gaps
 from v4kit.engines.remote.stream import RemoteStream
-from v4kit.engines.text import Prompt, encode_prompt
+from v4kit.engines.text import Prompt, encode_prompt, stop_ids
 from v4kit.errors import EngineError, InputError
 from v4kit.models.chat import edition_of
 from v4kit.models.identity import Identity
@@ -48,9 +48,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.architecture = describe(config)
         self.edition = edition_of(config)
-        named = getattr(config.get_text_config(), "eos_token_id", None)
-        ids = [*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id]
-        self.stop_ids = frozenset(i for i in ids if i is not None)
+        self.stop_ids = stop_ids(config.get_text_config(), tokenizer)
         self.tables = identity.tables
         self.context = served.context or self.architecture.context
         self.lacks = {"attention": LACKING, "weights": LACKING, "scores": LACKING}

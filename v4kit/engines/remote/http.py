@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -77,7 +78,7 @@ class Transport:
             EngineError: As `post`; or the stream was cut off before its end.
         """
         size = 0
-        with self._open("POST", path, body) as response:
+        with closing(self._sent("POST", path, body)) as response:
             try:
                 for line in response.iter_lines():
                     size += len(line)
@@ -93,7 +94,7 @@ class Transport:
 
     def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> bytes:
         parts, size = [], 0
-        with self._open(method, path, body) as response:
+        with closing(self._sent(method, path, body)) as response:
             try:
                 for part in response.iter_bytes():
                     size += len(part)
@@ -102,9 +103,6 @@ class Transport:
             except httpx.HTTPError as error:
                 raise self._cut_off(error) from error
         return b"".join(parts)
-
-    def _open(self, method: str, path: str, body: dict[str, Any] | None) -> _Opened:
-        return _Opened(self._sent(method, path, body))
 
     def _sent(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         """Return an answer whose status is good and whose body is still to be read."""
@@ -173,19 +171,6 @@ class Transport:
 
     def _hide(self, text: str) -> str:
         return text.replace(self._key, "…") if self._key else text
-
-
-class _Opened:
-    """An answer that is closed at the end of a block, read or not."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-
-    def __enter__(self) -> httpx.Response:
-        return self._response
-
-    def __exit__(self, *_: object) -> None:
-        self._response.close()
 
 
 def _with_scheme(url: Any) -> str:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from v4kit.core import NONE
-from v4kit.engines.base import Attachable, OnStep, Sampling, Step, whole
+from v4kit.engines.base import OnStep, Sampling, Step, whole
 from v4kit.engines.remote.asking import why_ended, within
 from v4kit.engines.turns import Turns
-from v4kit.engines.watchers import Watchers
+from v4kit.engines.watchers import Watchers, watched
 from v4kit.errors import EngineError, InputError
 from v4kit.recording.text import TokenText
 from v4kit.trace import Trace
@@ -119,17 +119,9 @@ class RemoteStream(Iterator[Step]):
             InputError: `on_step` is neither a function nor has it an `attach`.
             EngineError: As `advance`.
         """
-        end_watching = None
-        if isinstance(on_step, Attachable):
-            on_step.attach(self)
-        elif on_step is not None:
-            end_watching = self.watch(on_step)
-        try:
+        with watched(self, on_step):
             while self.stop_reason is None:
                 self.advance()
-        finally:
-            if end_watching is not None:
-                end_watching()
         return self
 
     def watch(
@@ -155,13 +147,16 @@ class RemoteStream(Iterator[Step]):
         """
         with self._turns:
             self._hang_up()
+            if self.stop_reason is None:
+                # Tokens told but not taken yet are asked for again, and the end with them.
+                self._finish = None
             self._replay()
 
     def extend(self, max_new_tokens: int) -> None:
         """Raise the limit of new tokens: the engine is asked to go on from all that there is.
 
         Raises:
-            InputError: Not a whole number, or the text ended by itself.
+            InputError: Not a whole number, the text ended by itself, or too large an answer.
         """
         more = whole("max_new_tokens", max_new_tokens, least=1)
         with self._turns:
@@ -171,6 +166,9 @@ class RemoteStream(Iterator[Step]):
                     "follow. Begin a new one."
                 )
             limit = self._sampling.max_new_tokens + more
+            self._engine.check_size(self._n_prompt + limit)
+            # What is on its way was asked for under the old limit.
+            self._hang_up()
             self._sampling = replace(self._sampling, max_new_tokens=limit)
             self._finish = self.stop_reason = None
 
