@@ -16,8 +16,9 @@ def tables(seed=7):
 
 
 def made(
-    ids, *, seed=0, document=None, holes=(), kinds=KINDS, texts=None, ranked=True, experts=None
-):
+    ids, *, seed=0, document=None, holes=(), kinds=KINDS, texts=None, ranked=True, experts=None,
+    columns=None, arrays=None,
+):  # fmt: skip
     """A trace of these ids; rows in `holes` were never fed to the model."""
     ids = np.asarray(ids, int)
     rng = np.random.default_rng(seed)
@@ -31,7 +32,7 @@ def made(
         used[:] = experts
     used[list(holes)] = -1
     document = np.zeros(len(ids), int) if document is None else np.asarray(document)
-    columns = {
+    columns = (columns or {}) | {
         "id": ids,
         "text": [f"t{i} " for i in ids] if texts is None else texts,
         "document": document,
@@ -41,7 +42,7 @@ def made(
     layers = [{"routing": kind, "attention": "csa"} for kind in kinds]
     architecture = {"n_experts": EXPERTS, "top_k": TOP_K, "n_shared": 0, "weight_sum": 1.5}
     meta = {"model": "m", "ranked": ranked, "architecture": architecture | {"layers": layers}}
-    return make_trace(columns, {"experts": used}, meta)
+    return make_trace(columns, (arrays or {}) | {"experts": used}, meta)
 
 
 def used_by(trace, row, layer, top=None):

@@ -120,6 +120,53 @@ def test_pairs_of_layers_are_what_loops_count(trace) -> None:
     np.testing.assert_array_equal(cross_layer(trace, 3, 0)["count"], count.T)
 
 
+def guessed(trace, layer, layer2):
+    """Mean recall on every second document of what the other documents tell, token by token."""
+    documents = sorted(set(trace.tokens["document"]))
+    joint, alone, often, recalls, plain = {}, {}, {}, [], []
+    for held_out in (False, True):
+        for row, document in enumerate(trace.tokens["document"]):
+            mine, theirs = used_by(trace, row, layer), used_by(trace, row, layer2)
+            if bool(documents.index(document) % 2) is not held_out or not (mine and theirs):
+                continue
+            if not held_out:
+                for one in mine:
+                    alone[one] = alone.get(one, 0) + 1
+                    for two in theirs:
+                        joint[one, two] = joint.get((one, two), 0) + 1
+                        often[two] = often.get(two, 0) + 1
+                continue
+            hints = [
+                sum(joint.get((one, two), 0) / alone[one] for one in sorted(mine) if one in alone)
+                for two in range(EXPERTS)
+            ]
+            best = sorted(range(EXPERTS), key=lambda two: (-round(hints[two], 12), two))[:TOP_K]
+            recalls.append(len(theirs & set(best)) / TOP_K)
+            best = sorted(range(EXPERTS), key=lambda two: (-often.get(two, 0), two))[:TOP_K]
+            plain.append(len(theirs & set(best)) / TOP_K)
+    return np.mean(recalls), np.mean(plain), len(recalls)
+
+
+def test_a_layer_foretells_another_on_held_out_documents(trace) -> None:
+    for pair in ((0, 3), (3, 0), (0, 4), (2, 3)):
+        found = cross_layer(trace, *pair)
+        recall, frequent, n = guessed(trace, *pair)
+        # Rounding may break ties of hints otherwise: one expert of one token in some.
+        assert float(found["recall"]) == pytest.approx(recall, abs=3 / n / TOP_K)
+        assert float(found["recall_frequent"]) == pytest.approx(frequent, rel=1e-12)
+        assert int(found["held_out"]) == n
+
+
+def test_a_copy_foretells_all_and_one_document_nothing() -> None:
+    experts = some().routing["experts"].values.copy()
+    experts[:, 3] = experts[:, 0]
+    trace = made(np.zeros(120), document=np.arange(120) // 30, experts=experts)
+    assert float(cross_layer(trace, 0, 3)["recall"]) > 0.9
+    alone = cross_layer(made(np.zeros(120), experts=experts), 0, 3)
+    assert np.isnan(alone["recall"])
+    assert int(alone["held_out"]) == 0
+
+
 def test_layers_without_a_router() -> None:
     for layers in ((1, 2), (0, 9), (0, "2")):
         with pytest.raises(InputError, match="has no router; those with one are 0, 2, 3, 4"):

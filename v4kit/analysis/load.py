@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from v4kit.analysis.bits import entropy
 from v4kit.analysis.used import uses
 from v4kit.core import EXPERT, LAYER
 from v4kit.errors import InputError
@@ -109,14 +110,13 @@ def evenness(counts: np.ndarray) -> dict[str, np.ndarray]:
     n = counts.shape[-1]
     total = counts.sum(-1, keepdims=True)
     share = counts / total
-    logs = np.log2(share, out=np.zeros(share.shape), where=share > 0)
-    entropy = -(share * logs).sum(-1)
+    bits = entropy(share)
     ordered = np.sort(share, axis=-1)
     reached = np.cumsum(ordered[..., ::-1], axis=-1)
     rank = np.arange(1, n + 1)
     return {
-        "entropy_bits": entropy,
-        "effective_experts": 2.0**entropy,
+        "entropy_bits": bits,
+        "effective_experts": 2.0**bits,
         "gini": ((2 * rank - n - 1) * ordered).sum(-1) / n,
         "cv": share.std(-1) * n,
         "max_violation": share.max(-1) * n - 1,

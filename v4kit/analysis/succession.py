@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import comb
 from typing import Any
 
@@ -57,7 +58,10 @@ def repetition(trace: Trace, *, seed: int = 0) -> xr.Dataset:
 def cross_layer(trace: Trace, layer: int, layer2: int) -> xr.Dataset:
     """Return how often tokens use one expert in one layer and another in a second layer.
 
-    All pairs of a token's experts count, not only those of equal rank.
+    All pairs of a token's experts count, not only those of equal rank. How well the first layer
+    foretells the second is told on text that was not counted for it: the experts of every second
+    document are guessed as those that most often go with a token's experts of the first layer in
+    the other documents.
 
     Args:
         trace: Any trace.
@@ -66,8 +70,11 @@ def cross_layer(trace: Trace, layer: int, layer2: int) -> xr.Dataset:
 
     Returns:
         Over `(expert, expert2)`: `count`, the tokens that use both, and `share` of the tokens with
-        the first that use the second (NaN where none uses the first). `n`, the tokens that were
-        routed in both; `chance`, the share under uniform routing.
+        the first that use the second (NaN where none uses the first). Scalars: `n`, the tokens that
+        were routed in both; `recall`, the mean share of a held-out token's experts that are among
+        the k guessed, `recall_frequent`, the same where always the most frequent ones are guessed,
+        both NaN with fewer than two documents, and `held_out`, the tokens; `chance` of `share` and
+        of `recall` under uniform routing.
 
     Raises:
         InputError: It is no trace, or a layer has no router.
@@ -75,21 +82,62 @@ def cross_layer(trace: Trace, layer: int, layer2: int) -> xr.Dataset:
     architecture = checked(trace).meta["architecture"]
     size, k = architecture["n_experts"], architecture["top_k"]
     pair = [routed_layer(trace, layer), routed_layer(trace, layer2)]
-    count, used, tokens = np.zeros((size, size), np.int64), np.zeros(size, np.int64), 0
+    # By halves of the documents: those that are guessed from, and those that are held out.
+    count, used = np.zeros((2, size, size), np.int64), np.zeros((2, size), np.int64)
+    tokens = np.zeros(2, np.int64)
+    for half, sets in _by_half(trace, pair):
+        count[half] += _pairs_of(sets, size)
+        used[half] += np.bincount(sets[:, 0][sets[:, 0] != NONE], minlength=size)
+        tokens[half] += len(sets)
+    with np.errstate(invalid="ignore"):
+        share = count.sum(axis=0) / used.sum(axis=0)[:, None]
+        known = np.nan_to_num(count[0] / used[0][:, None])
+    frequent = np.broadcast_to(count[0].sum(axis=0), known.shape)
+    axes, held = (EXPERT, EXPERT2), int(tokens[1])
+    values: dict[str, Any] = {
+        "count": (axes, count.sum(axis=0)),
+        "share": (axes, share),
+        "n": ((), tokens.sum()),
+        "recall": ((), _recall(trace, pair, known) / held if held else np.nan),
+        "recall_frequent": ((), _recall(trace, pair, frequent) / held if held else np.nan),
+        "held_out": ((), held),
+        "chance": ((), k / size),
+    }
+    return xr.Dataset(values, coords={EXPERT: np.arange(size), EXPERT2: np.arange(size)})
+
+
+def _by_half(trace: Trace, pair: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield 0 or 1, and sets of experts `[token, 2, slot]` of every second document or the rest."""
+    numbers = trace.tokens["document"].to_numpy()
+    half = np.unique(numbers, return_inverse=True)[1] % 2
     for start in range(0, len(trace), BLOCK):
         sets = expert_sets(trace, slice(start, start + BLOCK))[:, pair].astype(np.int64)
-        sets = sets[(sets != NONE).any(axis=2).all(axis=1)]
-        one, two = sets[:, 0, :, None], sets[:, 1, None, :]
-        cells = (one * size + two)[(one != NONE) & (two != NONE)]
-        count += np.bincount(cells, minlength=size**2).reshape(size, size)
-        used += np.bincount(sets[:, 0][sets[:, 0] != NONE], minlength=size)
-        tokens += len(sets)
-    with np.errstate(invalid="ignore"):
-        share = count / used[:, None]
-    axes = (EXPERT, EXPERT2)
-    values = {"count": (axes, count), "share": (axes, share), "n": ((), tokens)}
-    coords = {EXPERT: np.arange(size), EXPERT2: np.arange(size)}
-    return xr.Dataset(values | {"chance": ((), k / size)}, coords=coords)
+        routed = (sets != NONE).any(axis=2).all(axis=1)
+        for which in (0, 1):
+            yield which, sets[routed & (half[start : start + BLOCK] == which)]
+
+
+def _pairs_of(sets: np.ndarray, size: int) -> np.ndarray:
+    """Return tokens by their experts in the two layers `[expert, expert2]`."""
+    one, two = sets[:, 0, :, None], sets[:, 1, None, :]
+    cells = (one * size + two)[(one != NONE) & (two != NONE)]
+    return np.bincount(cells, minlength=size**2).reshape(size, size)
+
+
+def _recall(trace: Trace, pair: list[int], known: np.ndarray) -> float:
+    """Return the sum over held-out tokens of the share of experts that are guessed."""
+    found, k = 0.0, trace.meta["architecture"]["top_k"]
+    for half, sets in _by_half(trace, pair):
+        if half == 0:
+            continue
+        hints = np.zeros((len(sets), len(known)))
+        for slot in range(sets.shape[2]):
+            expert = sets[:, 0, slot]
+            hints += np.where((expert != NONE)[:, None], known[expert], 0.0)
+        guess = np.argsort(-hints, axis=1, kind="stable")[:, None, :k]
+        size = (sets[:, 1] != NONE).sum(axis=1)
+        found += float((in_common(sets[:, 1:], guess)[:, 0] / size).sum())
+    return found
 
 
 def _shuffled(trace: Trace, seed: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from v4kit.core import DENSE, NONE, TOKEN
+from v4kit.core import DENSE, NONE, TOKEN, TOPK
 from v4kit.errors import InputError
 from v4kit.trace import Trace
 
@@ -52,8 +52,8 @@ def expert_sets(trace: Trace, rows: slice | np.ndarray, top: int | None = None) 
     return sets
 
 
-def uses(trace: Trace) -> Uses:
-    """Return how many tokens used each expert."""
+def uses(trace: Trace, marked: np.ndarray | None = None) -> Uses:
+    """Return how many tokens used each expert; only those that are marked, if any are `[token]`."""
     architecture = trace.meta["architecture"]
     # Each layer has one cell more, for slots without an expert: to sort them out costs more.
     shape = (len(architecture["layers"]), architecture["n_experts"] + 1)
@@ -61,6 +61,8 @@ def uses(trace: Trace) -> Uses:
     first = np.arange(shape[0])[:, None] * shape[1] - NONE
     for start in range(0, len(trace), BLOCK):
         sets = expert_sets(trace, slice(start, start + BLOCK))
+        if marked is not None:
+            sets = sets[marked[start : start + BLOCK]]
         cells = np.bincount((sets + first).ravel(), minlength=count.size)
         count += cells.reshape(shape)
         # Sets are sorted: the last slot tells for all but those that hold an expert twice.
@@ -97,6 +99,39 @@ def routed_layer(trace: Trace, layer: object) -> int:
             f"Layer {layer!r} has no router; those with one are {', '.join(map(str, routed))}."
         )
     return int(layer)
+
+
+def learned_layers(trace: Trace) -> list[int]:
+    """Return the indices of the layers that choose their experts."""
+    kinds = [one["routing"] for one in trace.meta["architecture"]["layers"]]
+    return [layer for layer, kind in enumerate(kinds) if kind == TOPK]
+
+
+def recorded(trace: Trace, variable: str, how: str) -> None:
+    """Raise `InputError` unless a trace has a variable.
+
+    Args:
+        trace: A trace.
+        variable: Name of a variable of `trace.routing`.
+        how: What records it.
+    """
+    if variable not in trace.routing:
+        raise InputError(
+            f"This needs {variable}, which the trace does not have. Record it anew with {how}."
+        )
+
+
+def whole_number(name: str, value: object, *, least: int, most: int | None = None) -> int:
+    """Return a whole number.
+
+    Raises:
+        InputError: It is none, or out of range.
+    """
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
+        bounds = f"from {least} up" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name} is a whole number {bounds}; given was {value!r}.")
+    return int(value)  # type: ignore[call-overload, no-any-return]
 
 
 def agreements(

@@ -75,6 +75,20 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("bias_flips", (TOKEN, LAYER), "int16", NONE, "chosen experts that the unbiased "
              "scores would not have chosen"),
     Variable("router_scores", (TOKEN, LAYER, EXPERT), "float32", np.nan, "scores of all experts"),
+    Variable("output_norm", (TOKEN, LAYER, SLOT), "float32", np.nan, "Euclidean norm of the "
+             "expert's output, before its weight"),
+    Variable("output_max", (TOKEN, LAYER, SLOT), "float32", np.nan, "largest magnitude in the "
+             "expert's output, before its weight"),
+    Variable("routed_norm", (TOKEN, LAYER), "float32", np.nan, "norm of the weighted sum of the "
+             "experts' outputs"),
+    Variable("shared_norm", (TOKEN, LAYER), "float32", np.nan, "norm of the shared experts' "
+             "output"),
+    Variable("alpha_attention", (TOKEN, LAYER), "float32", np.nan, "factor with which the "
+             "attention's output is in the final state, all streams together"),
+    Variable("alpha_experts", (TOKEN, LAYER), "float32", np.nan, "factor with which the output "
+             "of the experts' block is in the final state"),
+    Variable("alpha_embedding", (TOKEN,), "float32", np.nan, "factor with which the embedding is "
+             "in the final state"),
     Variable("bias", (LAYER, EXPERT), "float32", np.nan, "bias on the selection score"),
 )  # fmt: skip
 
