@@ -1,7 +1,7 @@
 """Families of mixture-of-experts models and the architecture of one model, as data."""
 
 from v4kit.arch.architecture import Architecture, Layer
-from v4kit.arch.families import FAMILIES, Family, family_of, refusal
+from v4kit.arch.families import FAMILIES, Family, Mixing, family_of, refusal
 from v4kit.arch.from_config import describe, language_part
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Architecture",
     "Family",
     "Layer",
+    "Mixing",
     "describe",
     "family_of",
     "language_part",

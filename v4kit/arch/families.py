@@ -15,6 +15,18 @@ from v4kit.errors import UnsupportedModel
 
 
 @dataclass(frozen=True, slots=True)
+class Mixing:
+    """Where a model with several residual streams mixes them."""
+
+    attention: str
+    """Path below a decoder layer of what mixes the streams around the attention."""
+    experts: str
+    """Path below a decoder layer of what mixes the streams around the experts."""
+    head: str
+    """Path below the causal model of what collapses the streams in the end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """One family of models, as transformers builds it."""
 
@@ -28,6 +40,12 @@ class Family:
     """Path below a decoder layer of the bias that acts on selection only; None: there is none."""
     experts: str
     """The config's field with the number of routed experts."""
+    expert_block: str = "mlp.experts"
+    """Path below a decoder layer of the module of all routed experts."""
+    shared_block: str = "mlp.shared_experts"
+    """Path below a decoder layer of the shared experts, where there are any."""
+    mixing: Mixing | None = None
+    """Where residual streams are mixed; None: there is one stream."""
     layers: str = "model.layers"
     """Path of the list of decoder layers below the causal model."""
     loader: str = "AutoModelForCausalLM"
@@ -81,6 +99,7 @@ FAMILIES: dict[str, Family] = {
             sinks=True,
             compressor="compressor",
             indexer="compressor.indexer",
+            mixing=Mixing("attn_hc", "ffn_hc", "model.hc_head"),
         ),
         _V3,
         replace(_V3, model_type="deepseek_v32"),

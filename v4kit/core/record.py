@@ -37,6 +37,12 @@ class Record:
     pooling: bool = False
     """Also how much each token weighs in the compressed blocks it is pooled into, which
     `trace.attention_to_tokens(convention="pooled")` needs."""
+    outputs: bool = False
+    """Also the norm and the largest magnitude of every used expert's output, and the norms of the
+    shared experts' and of the weighted sum: each used expert is computed once more for it."""
+    streams: bool = False
+    """Also how much of each block's output is left in the state that the logits are read from, in
+    models with several residual streams."""
 
     def __post_init__(self) -> None:
         if self.routing not in _ROUTING:
@@ -55,8 +61,10 @@ class Record:
                 f'Record(heads=…) takes "mean" or "each"; given was {self.heads!r}. '
                 '"mean" averages over the heads and keeps traces small.'
             )
-        if self.pooling not in (True, False):
-            raise InputError(f"Record(pooling=…) is True or False; given was {self.pooling!r}.")
+        for name in ("pooling", "outputs", "streams"):
+            if getattr(self, name) not in (True, False):
+                given = getattr(self, name)
+                raise InputError(f"Record({name}=…) is True or False; given was {given!r}.")
 
     @property
     def sources(self) -> int | None:

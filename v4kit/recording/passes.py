@@ -13,8 +13,10 @@ from v4kit.arch import Architecture, Family
 from v4kit.core import Record
 from v4kit.recording.attention import AttentionRecorder
 from v4kit.recording.modules import find_attentions, find_compressors
+from v4kit.recording.outputs import OutputRecorder
 from v4kit.recording.pooling import PoolingRecorder
 from v4kit.recording.recorder import RoutingRecorder
+from v4kit.recording.streams import StreamRecorder
 from v4kit.recording.taps import Before, Hook
 from v4kit.trace import Trace, make_trace
 
@@ -41,11 +43,12 @@ class PassRecorder:
         if record.pooling and self.attention.on:
             attentions = find_attentions(hf_model, family, architecture)
             self._pooling = PoolingRecorder(find_compressors(attentions, family), architecture)
-        pooling = self._pooling.hooks() if self._pooling else []
+        self._outputs = OutputRecorder(hf_model, family, architecture) if record.outputs else None
+        self._streams = StreamRecorder(hf_model, family, architecture) if record.streams else None
+        every = (self.routing, self.attention, self._pooling, self._outputs, self._streams)
+        self._all = [one for one in every if one is not None]
         self.hooks: list[tuple[nn.Module, Hook | Before]] = [
-            *self.routing.hooks(),
-            *self.attention.hooks(),
-            *pooling,
+            pair for one in self._all for pair in one.hooks()
         ]
 
     def begin(self, before: int, length: int) -> None:
@@ -55,10 +58,8 @@ class PassRecorder:
 
     def discard(self) -> None:
         """Forget a pass that did not end."""
-        self.routing.discard()
-        self.attention.discard()
-        if self._pooling:
-            self._pooling.discard()
+        for one in self._all:
+            one.discard()
 
     def commit(self, rows: Tensor | None = None, documents: Sequence[int] = (0,)) -> None:
         """Make the last pass count.
@@ -67,8 +68,9 @@ class PassRecorder:
             rows: Which of its rows, and in which order; all if not given.
             documents: The document of each row of the batch.
         """
-        self.routing.commit(rows)
-        self.attention.commit(rows)
+        for one in (self.routing, self.attention, self._outputs, self._streams):
+            if one is not None:
+                one.commit(rows)
         if self._pooling:
             self._pooling.commit(documents)
 
@@ -90,6 +92,10 @@ class PassRecorder:
         """
         length = len(columns["id"])
         arrays = self.routing.arrays(length, completed=completed)
+        if self._outputs:
+            arrays |= self._outputs.arrays(arrays["experts"], completed)
+        if self._streams:
+            arrays |= self._streams.arrays(length, completed)
         if order is not None:
             arrays = {n: a if n == "bias" else a[order] for n, a in arrays.items()}
         meta = {**meta, "attention": self.attention.meta}

@@ -39,8 +39,10 @@ def _routing(architecture: Architecture, record: Record) -> int:
     per_slot = {"ids": ["experts", "weights"]}.get(record.routing, ["experts", "weights", "scores"])
     slot = sum(np.dtype(BY_NAME[name].dtype).itemsize for name in per_slot)
     rest = 0 if record.routing == "ids" else 8
-    full = 4 * architecture.n_experts if record.routing == "full" else 0
-    return architecture.n_layers * (architecture.top_k * slot + rest + full)
+    rest += 4 * architecture.n_experts if record.routing == "full" else 0
+    rest += 8 * (architecture.top_k + 1) if record.outputs else 0
+    rest += 8 if record.streams else 0
+    return architecture.n_layers * (architecture.top_k * slot + rest)
 
 
 def _attention(architecture: Architecture, record: Record, tokens: int) -> int:

@@ -41,7 +41,8 @@ def check_record(record: Record | None) -> None:
         InputError: It asks for more than ids.
     """
     asked = to_record(record)
-    if asked.routing == "full" or asked.attention not in ("auto", None) or asked.pooling:
+    more = asked.pooling or asked.outputs or asked.streams
+    if asked.routing == "full" or asked.attention not in ("auto", None) or more:
         raise InputError(f"{asked} can't be recorded. {LACKING} Use v4kit.Record(attention=None).")
 
 
