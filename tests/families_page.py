@@ -7,7 +7,7 @@ import pandas as pd
 
 import v4kit
 from tests import zoo
-from v4kit.experiments.validate import FACTS
+from v4kit.experiments.validating import FACTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "families.md"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from v4kit import analysis, errors, figures
+    from v4kit import analysis, errors, experiments, figures
     from v4kit.core import Record
     from v4kit.engines import Engine, Model, Step, connect, load, wrap
     from v4kit.errors import V4KitError
@@ -38,6 +38,7 @@ __all__ = [
     "concat",
     "connect",
     "errors",
+    "experiments",
     "figures",
     "force",
     "import_routing",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import v4kit
 from tests.analysis.samples import EXPERTS, KINDS, TOP_K, made, used_by
-from v4kit.analysis import expert_load, load_statistics
+from v4kit.analysis import expert_load, load_matched, load_statistics
 from v4kit.analysis.load import evenness
 from v4kit.errors import InputError
 
@@ -161,3 +161,34 @@ def test_empty_trace() -> None:
     assert int(expert_load(empty)["count"].sum()) == 0
     with pytest.raises(InputError, match=r"0\.0 uses per expert"):
         load_statistics(empty)
+
+
+class TestLoadMatched:
+    """Controls for chosen experts."""
+
+    def test_they_are_others_of_like_load(self) -> None:
+        trace = some(2_000)
+        count = expert_load(trace)["count"].to_numpy()[2]
+        for seed in range(20):
+            drawn = load_matched(trace, 2, [3, 8, 0], seed=seed, among=2)
+            assert len({*drawn, 3, 8, 0}) == 6
+            for chosen, control in zip([3, 8, 0], drawn, strict=True):
+                others = [e for e in range(EXPERTS) if e not in (3, 8, 0)]
+                apart = sorted(abs(count[e] - count[chosen]) for e in others)
+                # Those drawn before may have been nearer.
+                assert abs(count[control] - count[chosen]) <= apart[3]
+            assert drawn == load_matched(trace, 2, [3, 8, 0], seed=seed, among=2)
+        assert len({tuple(load_matched(trace, 2, [3], seed=s)) for s in range(40)}) == 5
+
+    @pytest.mark.parametrize(
+        ("layer", "experts", "message"),
+        [
+            (1, [3], "has no router"),
+            (2, [EXPERTS], "expert is a whole number"),
+            (2, [3, 3], "each expert once"),
+            (2, range(7), "as many others"),
+        ],
+    )
+    def test_refusals(self, layer, experts, message) -> None:
+        with pytest.raises(InputError, match=message):
+            load_matched(some(), layer, experts)

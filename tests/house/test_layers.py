@@ -38,7 +38,7 @@ ANALYST = {"trace", "attention", "analysis", "figures", "engines", "experiments"
 HEAVY = {
     "torch": {"models", "recording", "intervene", "engines", "experiments"},
     "transformers": {"models", "engines", "experiments"},
-    "accelerate": {"models", "engines"},
+    "accelerate": {"models", "engines", "experiments"},
     "safetensors": {"models"},
     "httpx": {"engines"},
     "tokenizers": {"models", "recording"},

@@ -9,7 +9,7 @@ from v4kit.analysis.comparing import overlap, paired_overlap, risk_difference
 from v4kit.analysis.confidence import confidence
 from v4kit.analysis.domains import domain_specialization
 from v4kit.analysis.hashing import hash_audit
-from v4kit.analysis.load import expert_load, load_statistics
+from v4kit.analysis.load import expert_load, load_matched, load_statistics
 from v4kit.analysis.marked import npmi
 from v4kit.analysis.pairing import Block, Pairs, pair_tokens
 from v4kit.analysis.saliency import saliency, super_experts
@@ -27,6 +27,7 @@ __all__ = [
     "domain_specialization",
     "expert_load",
     "hash_audit",
+    "load_matched",
     "load_statistics",
     "npmi",
     "overlap",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from v4kit.analysis.bits import entropy
-from v4kit.analysis.used import uses
+from v4kit.analysis.used import routed_layer, uses, whole_number
 from v4kit.core import EXPERT, LAYER
 from v4kit.errors import InputError
 from v4kit.trace import Trace
@@ -103,6 +104,43 @@ def load_statistics(trace: Trace) -> xr.Dataset:
     data |= _nulls(found.tokens, top_k / n_experts, n_experts)
     data |= {"n": (LAYER, found.tokens), "uses_per_expert": (LAYER, mean)}
     return dataset(trace, data)
+
+
+def load_matched(
+    trace: Trace, layer: int, experts: Sequence[int], *, seed: int = 0, among: int = 5
+) -> list[int]:
+    """Return as many other experts of a layer, drawn at random from those of like load.
+
+    What is done to chosen experts is done to these as a control: experts that many tokens use do
+    more than others whatever they are for.
+
+    Args:
+        trace: The trace that the load is counted in.
+        layer: Index of a layer.
+        experts: Their ids.
+        seed: Of the draw.
+        among: For each of them, how many of the experts with the nearest load are drawn from.
+
+    Returns:
+        One id for each expert, in their order; all different, and none of them given.
+
+    Raises:
+        InputError: The layer has no router, an expert is not there, or too few are left.
+    """
+    count = uses(checked(trace)).count[routed_layer(trace, layer)]
+    given = [whole_number("expert", e, least=0, most=len(count) - 1) for e in experts]
+    if 2 * len(set(given)) > len(count) or len(set(given)) < len(given):
+        raise InputError(
+            f"{len(given)} of {len(count)} experts were given; a control needs as many others, and "
+            "each expert once."
+        )
+    rng, left = np.random.default_rng(seed), np.setdiff1d(np.arange(len(count)), given)
+    drawn = []
+    for expert in given:
+        nearest = left[np.argsort(np.abs(count[left] - count[expert]), kind="stable")]
+        drawn.append(int(rng.choice(nearest[: whole_number("among", among, least=1)])))
+        left = left[left != drawn[-1]]
+    return drawn
 
 
 def evenness(counts: np.ndarray) -> dict[str, np.ndarray]:

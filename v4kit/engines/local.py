@@ -239,11 +239,36 @@ class Model(Hooked):
         `hooks`, so that what is recorded is what was used.
         """
         positions = torch.arange(start, start + len(ids))
-        taps = [pair for entry in self._taps for pair in entry.hooks(self, lambda: positions)]
-        inputs = torch.tensor([ids], device=_input_device(self.hf))
-        with self.busy(), torch.inference_mode(), attached([*taps, *hooks]):
-            output = self.hf(input_ids=inputs, past_key_values=cache, use_cache=True)
+        output = self._run([ids], positions, cache, hooks)
         return output.logits[0], output.past_key_values
+
+    def branch(
+        self,
+        token: int,
+        position: int,
+        cache: Any,
+        hooks: Sequence[tuple[nn.Module, Hook | Before]],
+        copies: int,
+    ) -> Tensor:
+        """Return the logits `[copy, vocabulary]` after one token, fed to a cache of many copies.
+
+        Hooks see one row per copy, so that each can be treated differently.
+        """
+        positions = torch.full((copies,), position)
+        logits: Tensor = self._run([[token]] * copies, positions, cache, hooks).logits[:, -1]
+        return logits
+
+    def _run(
+        self,
+        rows: list[list[int]],
+        positions: Tensor,
+        cache: Any,
+        hooks: Sequence[tuple[nn.Module, Hook | Before]],
+    ) -> Any:
+        taps = [pair for entry in self._taps for pair in entry.hooks(self, lambda: positions)]
+        inputs = torch.tensor(rows, device=_input_device(self.hf))
+        with self.busy(), torch.inference_mode(), attached([*taps, *hooks]):
+            return self.hf(input_ids=inputs, past_key_values=cache, use_cache=True)
 
     def _encode(self, prompt: Prompt, thinking: str | None) -> list[int]:
         ids = encode_prompt(

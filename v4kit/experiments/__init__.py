@@ -1,5 +1,7 @@
 """Experiments that need a live model."""
 
-from v4kit.experiments.validate import validate
+from v4kit.experiments.attributing import attribution
+from v4kit.experiments.importance import causal_importance
+from v4kit.experiments.validating import validate
 
-__all__ = ["validate"]
+__all__ = ["attribution", "causal_importance", "validate"]

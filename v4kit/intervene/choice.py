@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from v4kit.arch import Architecture
+from v4kit.core import HASH
+from v4kit.recording import RouterEvent
 from v4kit.recording.routers import eligible
 
 
@@ -98,3 +100,24 @@ class Choice:
         if self.architecture.normalized:
             chosen = chosen / (chosen.sum(-1, keepdim=True) + 1e-20)
         return chosen * self.architecture.scale
+
+
+def made(event: RouterEvent, bias: Tensor | None, architecture: Architecture) -> Choice:
+    """Return the choice that a router has made.
+
+    Args:
+        event: What it returned.
+        bias: On its selection scores `[expert]`; None where there is none.
+        architecture: The model's.
+    """
+    scores = event.scores
+    return Choice(
+        layer=event.layer,
+        positions=event.positions,
+        scores=scores,
+        selection=scores if bias is None else scores + bias.to(scores.device),
+        experts=event.experts,
+        weights=event.weights,
+        architecture=architecture,
+        ranked=architecture.layers[event.layer].routing != HASH,
+    )

@@ -8,10 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from v4kit.arch import Architecture, Family
-from v4kit.core import HASH
 from v4kit.errors import InputError
 from v4kit.intervene.base import Edit
-from v4kit.intervene.choice import Choice
+from v4kit.intervene.choice import Choice, made
 from v4kit.recording import RouterEvent
 from v4kit.recording.routers import selection_bias
 
@@ -62,19 +61,9 @@ class Editing:
 
     def tap(self, event: RouterEvent) -> RouterEvent | None:
         """Return a router's event as the edits make it."""
-        layer, scores = event.layer, event.scores
+        layer = event.layer
         bias = selection_bias(self._decoder[layer], self._family)
-        before = Choice(
-            layer=layer,
-            positions=event.positions,
-            scores=scores,
-            selection=scores if bias is None else scores + bias.to(scores.device),
-            experts=event.experts,
-            weights=event.weights,
-            architecture=self._architecture,
-            ranked=self._architecture.layers[layer].routing != HASH,
-        )
-        choice = before
+        choice = before = made(event, bias, self._architecture)
         for edit in self._by_layer[layer]:
             start, stop = edit.tokens
             within = event.positions >= start

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from v4kit.arch import Architecture, Family, Mixing
-from v4kit.errors import InputError
+from v4kit.errors import InputError, UnsupportedModel
 from v4kit.recording.buffers import Rows
 from v4kit.recording.taps import Hook
 
@@ -99,20 +99,31 @@ class StreamRecorder:
         self._pending.clear()
         self._head = None
 
+    def last(self) -> _Pass:
+        """Return what the last pass mixed its tokens with, as `alphas` takes it.
+
+        Raises:
+            UnsupportedModel: The streams were not collapsed in this pass.
+        """
+        if self._head is None:
+            raise UnsupportedModel(
+                "The residual streams were not collapsed in this forward pass, so their "
+                "coefficients are not known. Call the whole model, or use Record(streams=False)."
+            )
+        blocks = [self._pending[block] for block in range(2 * self._architecture.n_layers)]
+        post, comb = (torch.stack([b[i].to(self._head.device) for b in blocks]) for i in (0, 1))
+        return post, comb, self._head
+
     @torch.no_grad()
     def commit(self, rows: Tensor | None = None) -> None:
         """Make the last pass count: all its tokens, or those of `rows` in that order."""
-        if self._head is not None:
-            blocks = [self._pending[block] for block in range(2 * self._architecture.n_layers)]
-            device = self._head.device
-            post, comb = (torch.stack([b[i].to(device) for b in blocks]) for i in (0, 1))
-            kept: _Pass = (post, comb, self._head)
-            if rows is not None:
-                at = rows.to(device)
-                kept = (post[:, at], comb[:, at], self._head[at])
-            self._waiting.append(kept)
-            if sum(len(head) for *_, head in self._waiting) >= _TOGETHER:
-                self._settle()
+        post, comb, head = self.last()
+        if rows is not None:
+            at = rows.to(head.device)
+            post, comb, head = post[:, at], comb[:, at], head[at]
+        self._waiting.append((post, comb, head))
+        if sum(len(head) for *_, head in self._waiting) >= _TOGETHER:
+            self._settle()
         self.discard()
 
     @torch.no_grad()
