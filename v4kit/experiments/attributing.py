@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from v4kit.core import NONE
+from v4kit.core import HASH, NONE
 from v4kit.engines import Model
 from v4kit.errors import InputError, UnsupportedModel
 from v4kit.experiments.documents import check_pair, chunk_of, read_until
-from v4kit.experiments.writing import directions, state_of
+from v4kit.experiments.writing import EXPERT, directions, state_of
 from v4kit.trace import Trace
 
 LARGEST = 2e-2
@@ -44,9 +44,10 @@ def attribution(model: Model, trace: Trace, token: int, target: Target | None = 
     Returns:
         Over `summand`: `summands`, in logits; coordinates `part` ("embedding", "attention",
         "expert", "shared", "dense"), `layer`, `slot` (the router's own) and `expert`, −1 where
-        there is none. Scalars: `total`, their sum; `logit`, the model's own; `residual`, the
-        difference ÷ Σ|summands|: rounding, below 1e-5 in float32; in bfloat16 an error bar.
-        Attributes `token`, `target` (ids), `text`, `target_text`.
+        there is none, and `hashed`, an expert that a table named. Scalars: `total`, their sum;
+        `logit`, the model's own; `residual`, the difference ÷ Σ|summands|: rounding, below 1e-5 in
+        float32; in bfloat16 an error bar. Attributes `token`, `target` (ids), `text`,
+        `target_text`.
 
     Raises:
         InputError: No such row or target; the trace is of another model or begins amid a document.
@@ -68,10 +69,12 @@ def attribution(model: Model, trace: Trace, token: int, target: Target | None = 
             f"sum that v4kit knows of {model.family.model_type} models. Check the version of "
             "transformers."
         )
-    coords = {
+    coords: dict[str, Any] = {
         name: (SUMMAND, [getattr(one, name) for one in state.written])
         for name in ("part", "layer", "slot", "expert")
     }
+    kinds = [layer.routing for layer in model.architecture.layers]
+    hashed = [one.part == EXPERT and kinds[one.layer] == HASH for one in state.written]
     data = {"summands": (SUMMAND, values), "total": values.sum(), "logit": logit}
     words = [model.tokenizer.decode([one]) for one in targets]
     attrs = {
@@ -80,7 +83,9 @@ def attribution(model: Model, trace: Trace, token: int, target: Target | None = 
         "text": trace.tokens["text"].iloc[row],
         "target_text": words[0] if len(words) == 1 else words,
     }
-    return xr.Dataset(data | {"residual": residual}, coords=coords, attrs=attrs)
+    return xr.Dataset(
+        data | {"residual": residual}, coords=coords | {"hashed": (SUMMAND, hashed)}, attrs=attrs
+    )
 
 
 def _targets(model: Model, trace: Trace, row: int, target: Any) -> list[int]:

@@ -98,12 +98,13 @@ def causal_importance(
         in nats; `delta_logprob`, by how much the log-probability of the token that did follow
         changes, negative if the expert helped; both also `…_reroute` and `…_control`; `control`,
         the expert that took the place. NaN and −1 where nothing was asked, or where the model,
-        rounding otherwise in a batch, now used another expert than in the trace. Over
-        `(statistic, effect)`: `spearman`, the rank correlation of an expert's load in the trace,
-        its weight, the norm of its weighted output (recorded with `Record(outputs=True)`) and the
-        layer's margin with `kl` and `kl_reroute`, over all layers that choose; `spearman_n`, and
-        `spearman_null_std`, its deviation by chance, where it is 0 on average. Coordinates: the
-        rows of the tokens, `kind` of each layer. Interrupted, it returns what was done and warns.
+        rounding otherwise in a batch, now used another expert than in the trace; and what was seen
+        of the expert: its `load` in the trace, in tokens, its `weight`, the `norm` of its weighted
+        output (recorded with `Record(outputs=True)`) and its layer's `margin`. Over
+        `(statistic, effect)`: `spearman`, the rank correlation of these four with `kl` and
+        `kl_reroute`, over all layers that choose; `spearman_n`, and `spearman_null_std`, its
+        deviation by chance, where it is 0 on average. Coordinates: the rows of the tokens, `kind`
+        of each layer. Interrupted, it returns what was done and warns.
 
     Raises:
         InputError: Tokens or layers that are not there; the trace is of another model, or its
@@ -260,6 +261,7 @@ def _result(trace: Trace, rows: list[int], kept: Kept, count: np.ndarray) -> xr.
         data[f"kl{ending}"] = (axes, kept.kl[act])
         data[f"delta_logprob{ending}"] = (axes, kept.delta[act])
     told = _statistics(trace, rows, experts, count)
+    data |= {name: (axes, values) for name, values in told.items()}
     # Hash-routed layers choose nothing, so nothing there can tell how sure a choice was.
     chosen = (trace.routing["kind"].to_numpy() != HASH)[None, :, None] & asked
     found = np.array([[spearman(told[name][chosen], kept.kl[act][chosen]) for act in (0, 1)]

@@ -10,27 +10,33 @@ from v4kit.figures.barcode import token_barcode
 from v4kit.figures.chosen import chosen_blocks
 from v4kit.figures.comparison import compare
 from v4kit.figures.distances import attention_distance
+from v4kit.figures.importance import importance
 from v4kit.figures.load import expert_load
 from v4kit.figures.maps import routing_map
 from v4kit.figures.placement import plan_placement
 from v4kit.figures.seen_text import attention_text
 from v4kit.figures.sinks import sink_strength
+from v4kit.figures.specialization import specialization
 from v4kit.figures.text import routing_text
 from v4kit.figures.timeline import layer_timeline
 from v4kit.figures.token_map import attention_map
+from v4kit.figures.waterfall import attribution
 
 __all__ = [
     "attention_distance",
     "attention_map",
     "attention_text",
+    "attribution",
     "chosen_blocks",
     "compare",
     "expert_load",
+    "importance",
     "layer_timeline",
     "plan_placement",
     "routing_agreement",
     "routing_map",
     "routing_text",
     "sink_strength",
+    "specialization",
     "token_barcode",
 ]
