@@ -29,6 +29,7 @@ def records() -> dict[str, Any]:
         f"routing + attention ({SOURCES} sources, head mean)": Record(attention=SOURCES),
         "routing + attention of each head": Record(attention=SOURCES, heads="each"),
         "routing + attention + pooling": Record(attention=SOURCES, pooling=True),
+        "routing + outputs of experts": Record(attention=None, outputs=True),
     }
 
 
