@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from v4kit.core import HASH, NONE
+from v4kit.core import HASH
 from v4kit.errors import InputError
 from v4kit.figures.rows import note, nothing, title
 from v4kit.figures.theme import ThemeName, template, theme_of
@@ -53,16 +53,13 @@ def importance(
             f"against is one of {', '.join(AXES)}, effect kl or kl_reroute; given were "
             f"{against!r} and {effect!r}."
         )
-    shape = found[effect].shape
     seen, done = found[against].to_numpy(), found[effect].to_numpy()
     kept = ~np.isnan(seen) & ~np.isnan(done) & (found["kind"].to_numpy() != HASH)[None, :, None]
     what = "knocked out" if effect == "kl" else "the choice made again without it"
     main = f"What the model does without an expert: {what}"
     if not kept.any():
         return nothing(template(colours), main, f"There are no values of {against} to show.")
-    rows, layers, _ = np.meshgrid(found["token"], range(shape[1]), range(shape[2]), indexing="ij")
-    change = found[effect.replace("kl", "delta_logprob")].to_numpy()
-    columns = (rows, layers, np.where(kept, found["expert"], NONE), done, change)
+    marks = _marks(found, effect)[kept]
     x = np.maximum(seen[kept], _FLOOR) if against == "kl_control" else seen[kept]
     decades = {"type": "log", "exponentformat": "power", "dtick": 1}
     figure = go.Figure(
@@ -70,8 +67,8 @@ def importance(
             x=x,
             y=np.maximum(done[kept], _FLOOR),
             mode="markers",
-            customdata=np.stack([column[kept] for column in columns], axis=1),
-            marker={"size": 5, "opacity": 0.55, "color": layers[kept],
+            customdata=marks,
+            marker={"size": 5, "opacity": 0.55, "color": marks[:, 1],
                     "colorscale": [[0, colours.learned[2]], [1, colours.learned[4]]],
                     "colorbar": {"title": {"text": "layer"}, "thickness": 10, "tickformat": "d"}},
             hovertemplate=(
@@ -96,6 +93,14 @@ def importance(
     if against == "kl_control":
         figure.add_shape(_level(float(x.min()), float(x.max()), colours.muted))
     return figure
+
+
+def _marks(found: xr.Dataset, effect: str) -> np.ndarray:
+    """Return the customdata of every cell `[token, layer, slot, column]`."""
+    shape = found[effect].shape
+    rows, layers, _ = np.meshgrid(found["token"], range(shape[1]), range(shape[2]), indexing="ij")
+    change = found[effect.replace("kl", "delta_logprob")]
+    return np.stack([rows, layers, found["expert"], found[effect], change], axis=-1)
 
 
 def _told(found: xr.Dataset, against: str, effect: str, kept: np.ndarray) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
@@ -64,16 +66,9 @@ def specialization(
     )
     figure.add_traces(_boxes(experts, mean, std, colours.muted))
     chance = float(found["chance"])
-    told, null, spread = (float(found[n].sel(layer=layer)) for n in (
-        "mutual_information_bits", "null_mean", "null_std"))  # fmt: skip
     figure.update_layout(
         template=template(colours),
-        title=title(
-            f"Experts of layer {layer} on “{escape(label)}”",
-            f"n = {int(part['n']):,} tokens of {int(part['documents'])} documents",
-            f"{int(outside.sum())} of {len(share)} experts outside two deviations",
-            f"expert and label share {told:.3f} bits; shuffled {null:.3f} ± {spread:.3f}",
-        ),
+        title=_title(part, label, int(outside.sum())),
         height=380,
         margin={"l": 64, "r": 20, "t": 80, "b": 84},
         bargap=0.12 if len(share) <= 96 else 0,
@@ -87,6 +82,17 @@ def specialization(
                           "deviations to each side", left=52)],
     )  # fmt: skip
     return figure
+
+
+def _title(part: xr.Dataset, label: str, outside: int) -> dict[str, Any]:
+    names = ("mutual_information_bits", "null_mean", "null_std")
+    told, null, spread = (float(part[name]) for name in names)
+    return title(
+        f"Experts of layer {int(part['layer'])} on “{escape(label)}”",
+        f"n = {int(part['n']):,} tokens of {int(part['documents'])} documents",
+        f"{outside} of {part.sizes['expert']} experts outside two deviations",
+        f"expert and label share {told:.3f} bits; shuffled {null:.3f} ± {spread:.3f}",
+    )
 
 
 def _boxes(experts: np.ndarray, mean: np.ndarray, std: np.ndarray, colour: str) -> list[go.Scatter]:

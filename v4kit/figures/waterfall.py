@@ -67,19 +67,9 @@ def attribution(found: xr.Dataset, *, top: int = _SHOWN, theme: ThemeName = "lig
             hovertemplate="%{y}: %{customdata[3]:+.4f}<extra></extra>",
         )
     )
-    target = found.attrs["target_text"]
-    several = isinstance(target, list)
-    word = " rather than ".join(
-        f"“{escape(visible(t))}”" for t in (target if several else [target])
-    )
     figure.update_layout(
         template=template(colours),
-        title=title(
-            f"Who wrote {word}?",
-            f"after “{visible(found.attrs['text'])}” in row {found.attrs['token']}",
-            f"logit {'difference ' if several else ''}{logit:.3f}, sum of the parts {total:.3f}",
-            f"residual {float(found['residual']):.1e} of all that was added",
-        ),
+        title=_title(found),
         height=130 + 24 * (len(words) + 1),
         margin={"l": 150, "r": 50, "t": 80, "b": 76},
         bargap=0.25,
@@ -90,6 +80,20 @@ def attribution(found: xr.Dataset, *, top: int = _SHOWN, theme: ThemeName = "lig
                           "later layers made of it counts as theirs", left=138)],
     )  # fmt: skip
     return figure
+
+
+def _title(found: xr.Dataset) -> dict[str, Any]:
+    target = found.attrs["target_text"]
+    several = isinstance(target, list)
+    named = target if several else [target]
+    word = " rather than ".join(f"“{escape(visible(one))}”" for one in named)
+    logit, total = float(found["logit"]), float(found["total"])
+    return title(
+        f"Who wrote {word}?",
+        f"after “{visible(found.attrs['text'])}” in row {found.attrs['token']}",
+        f"logit {'difference ' if several else ''}{logit:.3f}, sum of the parts {total:.3f}",
+        f"residual {float(found['residual']):.1e} of all that was added",
+    )
 
 
 def _name(found: xr.Dataset, place: int) -> str:
