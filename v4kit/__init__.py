@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from v4kit.engines import Engine, Model, Step, connect, load, wrap
     from v4kit.errors import V4KitError
     from v4kit.experiments import validate
-    from v4kit.intervene import ablate, budget, force, nudge, replay, scale, steer
+    from v4kit.intervene import ablate, ablate_router, budget, force, nudge, replay, scale, steer
     from v4kit.models import chat
     from v4kit.models.plan import plan
     from v4kit.recording import record
@@ -32,6 +32,7 @@ __all__ = [
     "Trace",
     "V4KitError",
     "ablate",
+    "ablate_router",
     "analysis",
     "budget",
     "chat",
@@ -70,6 +71,7 @@ _HOME = {
     "record": "v4kit.recording",
     "validate": "v4kit.experiments",
     "ablate": "v4kit.intervene",
+    "ablate_router": "v4kit.intervene",
     "budget": "v4kit.intervene",
     "force": "v4kit.intervene",
     "nudge": "v4kit.intervene",

@@ -274,6 +274,96 @@ class TestNothing:
         assert "edits" not in model.read(IDS).meta
 
 
+class TestAblatingRouters:
+    @EVERY
+    @pytest.mark.parametrize("rule", ["no_bias", "uniform", "nothing"])
+    def test_a_simpler_rule(self, name, rule) -> None:
+        model = zoo.random_model(name)
+
+        def expected(one, _row, _layer):
+            if rule == "nothing":
+                return dict.fromkeys(one.used, 0.0)
+            if rule == "uniform":
+                return dict.fromkeys(one.used, sum(one.used.values()) / one.k)
+            chosen = one.used if one.hashed else one.best(one.scores)
+            return one.used if set(chosen) == set(one.used) else one.weigh(chosen)
+
+        trace, said, editing = edited(model, v4kit.ablate_router(rule=rule))
+        compare(trace, said, expected)
+        assert set(editing.layers) >= set(model.architecture.routed) - set(
+            model.architecture.hash_layers
+        )
+
+    @EVERY
+    def test_experts_at_random(self, name) -> None:
+        model = zoo.random_model(name)
+        edit = v4kit.ablate_router(rule="random", seed=3)
+        trace, said, _ = edited(model, edit)
+        ids = trace.routing["experts"].to_numpy()
+        compare(trace, said, lambda one, row, layer: one.weigh(ids[row, layer].tolist()))
+        with model.edit(edit):
+            again = model.read(IDS, prefill_chunk=3)
+        np.testing.assert_array_equal(np.sort(again.routing["experts"]), np.sort(ids))
+        layers = list(model.architecture.routed)
+        for row in ids[:, layers].reshape(-1, ids.shape[2]).tolist():
+            assert len(set(row)) == len(row)
+        # Every expert about as often: a binomial of this size stays within 5 deviations.
+        drawn = ids[:, layers]
+        share = np.bincount(drawn.ravel(), minlength=model.architecture.n_experts) / drawn.size
+        mean = 1 / model.architecture.n_experts
+        assert np.abs(share - mean).max() < 5 * (mean / drawn.size) ** 0.5
+        with model.edit(v4kit.ablate_router(rule="random", seed=4)):
+            other = model.read(IDS)
+        assert (other.routing["experts"].to_numpy() != ids).any()
+
+    def test_unknown(self) -> None:
+        with pytest.raises(InputError, match="rule is one of no_bias, random"):
+            v4kit.ablate_router(rule="best")
+        with pytest.raises(InputError, match="can't act on layer 0"):
+            edited(zoo.random_model("small"), v4kit.ablate_router(0, rule="no_bias"))
+
+
+class TestRecordingFromOutside:
+    """`v4kit.record(hf_model, edits=…)` edits any call of a transformers model."""
+
+    @pytest.mark.parametrize("tokens", [(3, 30), "prompt", "generated"])
+    def test_it_is_what_the_model_does_under_the_edits(self, tokens) -> None:
+        model = zoo.random_model("small")
+        edits = [v4kit.force(5, [7], tokens=tokens), v4kit.scale(3, [2], factor=0.5)]
+        with model.edit(*edits):
+            expected = model.generate(IDS, max_new_tokens=6, prefill_chunk=None)
+        with v4kit.record(model.hf, edits=edits) as recording:
+            ids = model.hf.generate(
+                torch.tensor([IDS]), max_new_tokens=6, do_sample=False, pad_token_id=2,
+                attention_mask=torch.ones(1, len(IDS), dtype=torch.long),
+            )  # fmt: skip
+        trace = recording.trace
+        rows = len(trace)
+        assert ids[0, :-1].tolist() == trace.tokens["id"].tolist()
+        for name in ("experts", "weights"):
+            np.testing.assert_array_equal(trace.routing[name], expected.routing[name][:rows])
+        assert trace.meta["edits"] == expected.meta["edits"]
+
+    def test_every_row_of_a_batch(self) -> None:
+        model = zoo.random_model("small")
+        batch = torch.tensor([IDS[:20], IDS[20:40]])
+        with v4kit.record(model.hf, edits=[v4kit.force(5, [7], tokens=(4, 9))]) as recording:
+            with torch.no_grad():
+                model.hf(batch)
+            used = (recording.trace.routing["experts"][:, 5] == 7).any("slot").to_numpy()
+        assert used.reshape(2, 20)[:, 4:9].all()
+        assert not used.all()
+        with torch.no_grad(), v4kit.record(model.hf) as bare:
+            model.hf(batch)
+        assert "edits" not in bare.trace.meta
+
+    def test_what_can_not_act(self) -> None:
+        model = zoo.random_model("small")
+        for edits, message in (([7], "edits takes edits"), ([v4kit.force(0, [7])], "can't act")):
+            with pytest.raises(InputError, match=message), v4kit.record(model.hf, edits=edits):
+                pass
+
+
 class TestTogether:
     def test_one_after_the_other(self) -> None:
         """The second acts on what the first left: an expert that is forced in is then halved."""
@@ -298,6 +388,34 @@ class TestTogether:
         assert used[10:20].all()
         assert (used[:10] == own[:10]).all()
         assert (used[20:] == own[20:]).all()
+
+    @pytest.mark.parametrize("chunk", [None, 7])
+    def test_a_phase(self, chunk) -> None:
+        """What was generated stays alone under an edit of the prompt, and the other way round."""
+        model = zoo.random_model("small")
+        options = {"max_new_tokens": 8, "prefill_chunk": chunk, "temperature": 1.0, "seed": 1}
+        for phase in ("prompt", "generated"):
+            with model.edit(v4kit.force(5, [7], tokens=phase)):
+                trace = model.generate(IDS, **options)
+            own = (trace.tokens["phase"] == phase).to_numpy()[:-1]
+            used = (trace.routing["experts"][:-1, 5] == 7).any("slot").to_numpy()
+            assert used[own].all()
+            assert not used[~own].all()
+            assert trace.meta["edits"][0]["tokens"] == phase
+            start, stop = (0, len(IDS)) if phase == "prompt" else (len(IDS), None)
+            with model.edit(v4kit.force(5, [7], tokens=(start, stop))):
+                same = model.generate(IDS, **options)
+            np.testing.assert_array_equal(same.routing["experts"], trace.routing["experts"])
+            assert same.text == trace.text
+
+    def test_a_text_that_is_read_is_all_prompt(self) -> None:
+        model = zoo.random_model("small")
+        with model.edit(v4kit.force(5, [7], tokens="prompt")):
+            model.generate(IDS[:5], max_new_tokens=1)
+            assert (model.read(IDS).routing["experts"][:, 5] == 7).any("slot").all()
+        with model.edit(v4kit.force(5, [7], tokens="generated")) as editing:
+            model.read(IDS)
+        assert editing.displaced == {5: 0}
 
     def test_taps_and_traces_see_what_was_used(self) -> None:
         model, seen = zoo.random_model("small"), []
@@ -352,6 +470,7 @@ class TestRefusals:
             (lambda: v4kit.nudge(1, [1], delta="more"), "delta is a finite number"),
             (lambda: v4kit.budget(1, k=2, tokens=(5, 5)), "runs forward"),
             (lambda: v4kit.budget(1, k=2, tokens=7), "takes two positions"),
+            (lambda: v4kit.budget(1, k=2, tokens="answer"), "takes two positions"),
             (lambda: v4kit.replay("trace"), "takes a trace of one document"),
         ],
     )

@@ -4,12 +4,20 @@ Tests go through the comm's handler, as a kernel does, so nothing that a page se
 trust.
 """
 
+import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from v4kit.figures.labels import visible
+
+
+def awaited(work):
+    """Run a coroutine to its end, in a thread of its own: a browser leaves a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 def eventually(condition, seconds=30):

@@ -1,6 +1,5 @@
 """`Playground` without a kernel: runs, settings, stopping and going on, chats, what it keeps."""
 
-import asyncio
 import threading
 
 import numpy as np
@@ -13,7 +12,7 @@ from tests.engines.alike import assert_alike
 from tests.engines.served import VLLM
 from tests.engines.stand_in import StandIn
 from tests.references import hook_count
-from tests.widgets.pages import Held, Page, eventually, sums_of, threads, totals_of
+from tests.widgets.pages import Held, Page, awaited, eventually, sums_of, threads, totals_of
 from v4kit.errors import EngineError, InputError
 from v4kit.widgets import AttentionView, Playground, RoutingView
 
@@ -91,7 +90,7 @@ class TestRuns:
         async def work():
             return await playground.run(PROMPT)
 
-        assert_alike(asyncio.run(work()), plain(model))
+        assert_alike(awaited(work()), plain(model))
 
     def test_a_page_has_every_row(self, playground):
         page = Page(playground)

@@ -8,7 +8,7 @@ import pytest
 from tests import zoo
 from tests.engines.alike import assert_alike
 from tests.references import hook_count
-from tests.widgets.pages import Held, eventually, threads
+from tests.widgets.pages import Held, awaited, eventually, threads
 from v4kit.widgets.runs import Run
 
 PROMPT = "Count to ten: one, two, three,"
@@ -56,14 +56,14 @@ class TestOne:
         async def work():
             return await begin(model)[0]
 
-        assert_alike(asyncio.run(work()), model.generate(PROMPT, **OPTIONS))
+        assert_alike(awaited(work()), model.generate(PROMPT, **OPTIONS))
 
     def test_many_may_wait_for_it(self, model):
         async def work():
             run, _ = begin(model)
             return await asyncio.gather(run._awaited(), run._awaited())
 
-        one, other = asyncio.run(work())
+        one, other = awaited(work())
         assert_alike(one, other)
 
     def test_what_is_told_is_told_when_the_wait_is_over(self, model):
@@ -145,7 +145,7 @@ class TestStopping:
                 assert run.stopped
             return run
 
-        run = asyncio.run(work())
+        run = awaited(work())
         assert not run.wait(30).tokens["valid"].any()
 
 
@@ -237,7 +237,7 @@ class TestErrors:
             await run
 
         with pytest.raises(LookupError, match="mine"):
-            asyncio.run(work())
+            awaited(work())
         eventually(lambda: states == ["running", None])
         # What there is of it can be had all the same.
         assert len(run.stream.trace) == run.stream.prompt_tokens + 2

@@ -73,6 +73,11 @@ class Hooked:
             self._taps.remove(entry)
             self._editing.remove(editing)
 
+    def tell(self, prompt: int | None) -> None:
+        """Tell the edits how many tokens the prompt has; None: all are its."""
+        for editing in self._editing:
+            editing.prompt = prompt
+
     @property
     def edits(self) -> list[dict[str, Any]]:
         """The edits that act now, in their order, as JSON data."""

@@ -232,12 +232,16 @@ class Model(Hooked):
         start: int,
         cache: Any,
         hooks: Sequence[tuple[nn.Module, Hook | Before]],
+        *,
+        prompt: int | None = None,
     ) -> tuple[Tensor, Any]:
         """Return the logits `[token, vocabulary]` of one document's next tokens, and the cache.
 
         Hooks, inference mode and the model's lock are held for this call alone. Taps stand before
-        `hooks`, so that what is recorded is what was used.
+        `hooks`, so that what is recorded is what was used. `prompt` tells edits how many tokens
+        were not generated; all, if not given.
         """
+        self.tell(prompt)
         positions = torch.arange(start, start + len(ids))
         output = self._run([ids], positions, cache, hooks)
         return output.logits[0], output.past_key_values

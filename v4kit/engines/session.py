@@ -68,7 +68,11 @@ class Session:
         before = CacheState(self._cache)
         try:
             logits, self._cache = self.model.forward(
-                self.ids[start:stop], start, self._cache, self._recorder.hooks
+                self.ids[start:stop],
+                start,
+                self._cache,
+                self._recorder.hooks,
+                prompt=self.n_prompt,
             )
         except BaseException:
             self._recorder.discard()

@@ -2,6 +2,26 @@
 
 from v4kit.intervene.base import Edit
 from v4kit.intervene.editing import Editing
-from v4kit.intervene.making import ablate, budget, force, nudge, replay, scale, steer
+from v4kit.intervene.making import (
+    ablate,
+    ablate_router,
+    budget,
+    force,
+    nudge,
+    replay,
+    scale,
+    steer,
+)
 
-__all__ = ["Edit", "Editing", "ablate", "budget", "force", "nudge", "replay", "scale", "steer"]
+__all__ = [
+    "Edit",
+    "Editing",
+    "ablate",
+    "ablate_router",
+    "budget",
+    "force",
+    "nudge",
+    "replay",
+    "scale",
+    "steer",
+]

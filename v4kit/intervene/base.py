@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from v4kit.arch import Architecture
+from v4kit.arch import Architecture, Family
 from v4kit.errors import InputError
 from v4kit.intervene.choice import Choice
+
+Phase = Literal["prompt", "generated"]
+Tokens = tuple[int, int | None] | Phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +23,9 @@ class Edit:
 
     layers: tuple[int, ...] | None
     """Layer indices; None: all that have a router, or all that the edit can act on."""
-    tokens: tuple[int, int | None] = (0, None)
-    """Positions in the document, from the first on up to the second, excluded; None: all later."""
+    tokens: Tokens = (0, None)
+    """Positions in the document, from the first on up to the second, excluded; None: all later. Or
+    "prompt" or "generated": the tokens of that phase; a text that is only read is all prompt."""
 
     @property
     def reranks(self) -> bool:
@@ -32,6 +37,22 @@ class Edit:
         """What else can be said for layers that do not choose by score."""
         return ""
 
+    def within(self, positions: Tensor, prompt: int | None) -> Tensor:
+        """Return which positions `[token]` it acts on.
+
+        Args:
+            positions: Positions in the document.
+            prompt: How many tokens the prompt has; None: all are its.
+        """
+        if isinstance(self.tokens, str):
+            of_prompt = torch.ones_like(positions, dtype=torch.bool)
+            if prompt is not None:
+                of_prompt = positions < prompt
+            return of_prompt if self.tokens == "prompt" else ~of_prompt
+        start, stop = self.tokens
+        inside = positions >= start
+        return inside if stop is None else inside & (positions < stop)
+
     def apply(self, choice: Choice, rows: Tensor) -> Choice:
         """Return what a layer's choice becomes in some rows `[token]`."""
         raise NotImplementedError
@@ -42,6 +63,19 @@ class Edit:
         Raises:
             InputError: It can't.
         """
+
+    @staticmethod
+    def together(
+        hf_model: Any, family: Family, architecture: Architecture, edits: Sequence[Edit]
+    ) -> Any:
+        """Return some edits at work in a model, in their order: an `Editing`.
+
+        Raises:
+            InputError: One can't take effect.
+        """
+        from v4kit.intervene.editing import Editing
+
+        return Editing(hf_model, family, architecture, edits)
 
     def data(self) -> dict[str, Any]:
         """Return the edit as JSON data, for a trace's meta."""

@@ -40,6 +40,8 @@ class Editing:
             edit.check(architecture)
             for layer in _acting_on(edit, architecture):
                 self._by_layer.setdefault(layer, []).append(edit)
+        self.prompt: int | None = None
+        """Tokens of the prompt that is answered just now; None: a text is only read."""
         self.data = [edit.data() for edit in edits]
         self._displaced: dict[int, Tensor] = {}
         self._scaled: dict[int, Tensor] = {}
@@ -65,11 +67,7 @@ class Editing:
         bias = selection_bias(self._decoder[layer], self._family)
         choice = before = made(event, bias, self._architecture)
         for edit in self._by_layer[layer]:
-            start, stop = edit.tokens
-            within = event.positions >= start
-            if stop is not None:
-                within &= event.positions < stop
-            rows = within.to(event.experts.device)
+            rows = edit.within(event.positions, self.prompt).to(event.experts.device)
             choice = edit.apply(choice, rows)
         self._count(layer, before, choice)
         return event.change(experts=choice.experts, weights=choice.weights)

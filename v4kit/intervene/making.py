@@ -16,7 +16,8 @@ import torch
 
 from v4kit.core import NONE
 from v4kit.errors import InputError
-from v4kit.intervene.base import Edit
+from v4kit.intervene.base import Edit, Tokens
+from v4kit.intervene.router import RULES, Rule, Simpler
 from v4kit.intervene.selecting import ON_HASH, Ablate, Nudge, OnHash, Steer
 from v4kit.intervene.weighing import Budget, Replay, Scale
 
@@ -30,7 +31,7 @@ def ablate(
     reroute: bool = True,
     renorm: bool = False,
     on_hash: OnHash = "error",
-    tokens: tuple[int, int | None] = (0, None),
+    tokens: Tokens = (0, None),
 ) -> Edit:
     """Return an edit that takes experts out of use.
 
@@ -45,7 +46,7 @@ def ablate(
         renorm: Without rerouting, bring the other weights back to the sum.
         on_hash: For layers whose experts follow from the token id: "error", "drop" (weight 0),
             "drop_renorm", or "substitute" (the best others by score).
-        tokens: Positions from, up to.
+        tokens: Positions `(from, up to)`, or "prompt" or "generated".
 
     Raises:
         InputError: No experts, or an unknown policy.
@@ -62,13 +63,41 @@ def ablate(
     )
 
 
+def ablate_router(
+    layer: Layers | None = None,
+    *,
+    rule: Rule,
+    seed: int = 0,
+    tokens: Tokens = (0, None),
+) -> Edit:
+    """Return an edit that puts a simpler rule in the place of a router's.
+
+    Each takes one thing away that routers do. "no_bias": the choice is made by the scores without
+    the selection bias. "random": each token gets experts at random, weighed by their own scores.
+    "uniform": the chosen experts' weights are all the same, with the sum that they had. "nothing":
+    all weights are 0, so that only the shared experts are left.
+
+    Args:
+        layer: Layer index or indices; None means all that it can act on.
+        rule: "no_bias" (only layers that choose by score), "random", "uniform" or "nothing".
+        seed: Of the random experts, which depend on it, the layer and the position alone.
+        tokens: Positions `(from, up to)`, or "prompt" or "generated".
+
+    Raises:
+        InputError: An unknown rule.
+    """
+    if rule not in RULES:
+        raise InputError(f"rule is one of {', '.join(RULES)}; given was {rule!r}.")
+    return Simpler(layers=_layers(layer), tokens=_span(tokens), rule=rule, seed=seed)
+
+
 def steer(
     layer: Layers | None = None,
     *,
     prefer: Sequence[int] = (),
     avoid: Sequence[int] = (),
     weight: Literal["natural", "max"] = "natural",
-    tokens: tuple[int, int | None] = (0, None),
+    tokens: Tokens = (0, None),
 ) -> Edit:
     """Return an edit that has some experts chosen first, and others last.
 
@@ -81,7 +110,7 @@ def steer(
         avoid: Experts whose selection goes below all others.
         weight: Preferred experts are weighed by their own score ("natural"), or by the largest of
             the token ("max"), which is nearest to the original.
-        tokens: Positions from, up to.
+        tokens: Positions `(from, up to)`, or "prompt" or "generated".
 
     Raises:
         InputError: An unknown weight.
@@ -102,7 +131,7 @@ def force(
     experts: Sequence[int] = (),
     *,
     weight: Literal["natural", "max"] = "natural",
-    tokens: tuple[int, int | None] = (0, None),
+    tokens: Tokens = (0, None),
 ) -> Edit:
     """Return an edit that has some experts chosen always; as `steer(prefer=experts)`."""
     return steer(layer, prefer=_ids("force", experts), weight=weight, tokens=tokens)
@@ -113,7 +142,7 @@ def nudge(
     experts: Sequence[int] = (),
     *,
     delta: float,
-    tokens: tuple[int, int | None] = (0, None),
+    tokens: Tokens = (0, None),
 ) -> Edit:
     """Return an edit that adds `delta` to some experts' score of selection, the bias's place."""
     return Nudge(
@@ -130,7 +159,7 @@ def scale(
     *,
     factor: float,
     renorm: bool = False,
-    tokens: tuple[int, int | None] = (0, None),
+    tokens: Tokens = (0, None),
 ) -> Edit:
     """Return an edit that multiplies some experts' weights, as RICE does (arXiv 2505.14681)."""
     return Scale(
@@ -142,16 +171,12 @@ def scale(
     )
 
 
-def budget(
-    layer: Layers | None = None, *, k: int, tokens: tuple[int, int | None] = (0, None)
-) -> Edit:
+def budget(layer: Layers | None = None, *, k: int, tokens: Tokens = (0, None)) -> Edit:
     """Return an edit that leaves a token its `k` best experts; the weights keep their sum."""
     return Budget(layers=_layers(layer), tokens=_span(tokens), k=k)
 
 
-def replay(
-    trace: Any, layer: Layers | None = None, *, tokens: tuple[int, int | None] = (0, None)
-) -> Edit:
+def replay(trace: Any, layer: Layers | None = None, *, tokens: Tokens = (0, None)) -> Edit:
     """Return an edit that uses the experts of another run, position by position.
 
     Positions are all that is aligned: that both texts have the same tokens there is not checked.
@@ -189,14 +214,20 @@ def _ids(name: str, experts: int | Sequence[int], *, least: int = 1) -> tuple[in
     return tuple(int(one) for one in several)
 
 
-def _span(tokens: Any) -> tuple[int, int | None]:
-    """Return positions from, up to.
+def _span(tokens: Any) -> Tokens:
+    """Return positions from, up to, or the name of a phase.
 
     Raises:
         InputError: They are none.
     """
-    if not isinstance(tokens, Sequence) or len(tokens) != 2:
-        raise InputError(f"tokens=(start, stop) takes two positions; given was {tokens!r}.")
+    if tokens in ("prompt", "generated"):
+        phase: Tokens = tokens
+        return phase
+    if isinstance(tokens, str) or not isinstance(tokens, Sequence) or len(tokens) != 2:
+        raise InputError(
+            'tokens=(start, stop) takes two positions, or "prompt" or "generated"; given was '
+            f"{tokens!r}."
+        )
     start, stop = tokens
     if not isinstance(start, Integral) or start < 0 or (stop is not None and stop <= start):
         raise InputError(f"tokens=(start, stop) runs forward from 0 or more; given was {tokens!r}.")

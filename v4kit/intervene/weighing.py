@@ -96,9 +96,9 @@ class Replay(Edit):
 
     def data(self) -> dict[str, Any]:
         """Return the edit as JSON data, for a trace's meta."""
-        span, of = list(self.tokens), self.trace.meta.get("model")
-        layers = None if self.layers is None else list(self.layers)
-        return {"edit": "replay", "layers": layers, "tokens": span, "of": of}
+        told = {name: getattr(self, name) for name in ("layers", "tokens")}
+        plain = {n: list(v) if isinstance(v, tuple) else v for n, v in told.items()}
+        return {"edit": "replay", **plain, "of": self.trace.meta.get("model")}
 
     def apply(self, choice: Choice, rows: Tensor) -> Choice:
         """Return what a layer's choice becomes in some rows `[token]`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -19,7 +19,7 @@ from v4kit.recording.meta import model_name, trace_meta
 from v4kit.recording.passes import PassRecorder
 from v4kit.recording.routers import find_routers
 from v4kit.recording.size import check_size
-from v4kit.recording.taps import attached
+from v4kit.recording.taps import attached, router_tap
 from v4kit.recording.text import text_columns
 from v4kit.trace import Trace
 
@@ -43,7 +43,9 @@ class _Document:
 class Recording:
     """What `record` yields; `trace` is whole at any moment."""
 
-    def __init__(self, hf_model: Any, record: Record, tokenizer: Any) -> None:
+    def __init__(
+        self, hf_model: Any, record: Record, tokenizer: Any, edits: Sequence[Any] = ()
+    ) -> None:
         if not hasattr(hf_model, "config") or not hasattr(hf_model, "base_model"):
             raise InputError(
                 f"record takes a transformers model; given was {type(hf_model).__name__}. "
@@ -57,6 +59,12 @@ class Recording:
         name = model_name(hf_model)
         self._meta = trace_meta(hf_model, self._architecture, routers, name=name)
         self._recorder = PassRecorder(hf_model, routers, family, self._architecture, record)
+        self._editing: Any = None
+        if edits:
+            self._editing = _together(edits)(hf_model, family, self._architecture, edits)
+            self._meta["edits"] = self._editing.data
+        self._scoring, self._routers = family.scoring, routers
+        self._positions = torch.empty(0)
         self._documents: list[_Document] = []
         self._of_cache: WeakKeyDictionary[Any, list[_Document]] = WeakKeyDictionary()
         self._guarded: WeakSet[Any] = WeakSet()
@@ -65,9 +73,18 @@ class Recording:
         self._current: tuple[list[_Document], Tensor] | None = None
 
     def hooks(self) -> list[tuple[Any, Any]]:
-        """Return the forward hooks: routers, decoder, model."""
-        base = self._hf.base_model
-        return [*self._recorder.hooks, (base, self._after_decoder), (self._hf, self._after_model)]
+        """Return the forward hooks: edits, routers, decoder, model."""
+        base, editing = self._hf.base_model, self._editing
+        edits = [
+            (self._routers[i], router_tap(i, self._scoring, lambda: self._positions, editing.tap))
+            for i in (editing.layers if editing else ())
+        ]
+        return [
+            *edits,
+            *self._recorder.hooks,
+            (base, self._after_decoder),
+            (self._hf, self._after_model),
+        ]
 
     def before(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the decoder's inputs, and refuse what can't be recorded truly."""
@@ -91,6 +108,11 @@ class Recording:
             check_size(self._architecture, self._recorder.kept, before + length)
         self._guard(cache)
         self._inputs = given
+        if self._editing:
+            batch = given["input_ids"].shape[0]
+            self._positions = torch.arange(before, before + length).repeat(batch)
+            # A single token fed to a filled cache counts as generated.
+            self._editing.prompt = 0 if length == 1 and before else None
         self._recorder.begin(before, length)
 
     def _guard(self, cache: Any) -> None:
@@ -182,6 +204,22 @@ class Recording:
         return self._recorder.trace(columns, self._meta, order=np.array(order, int))
 
 
+def _together(edits: Sequence[Any]) -> Callable[..., Any]:
+    """Return what sets edits to work; they know it themselves, as they are above this room.
+
+    Raises:
+        InputError: They are no edits.
+    """
+    together = getattr(edits[0], "together", None)
+    if together is None:
+        raise InputError(
+            "edits takes edits, such as [v4kit.ablate(layer=2, experts=[7])]; given was "
+            f"{list(edits)!r}."
+        )
+    found: Callable[..., Any] = together
+    return found
+
+
 def _check_mask(mask: Tensor, length: int) -> None:
     """Refuse zeros before ones: left padding changes what V4 computes."""
     real = mask.bool()
@@ -224,7 +262,11 @@ def _refuse_beams(*_: Any, **__: Any) -> None:
 
 @contextlib.contextmanager
 def record(
-    hf_model: Any, record: Record | None = None, *, tokenizer: Any = None
+    hf_model: Any,
+    record: Record | None = None,
+    *,
+    tokenizer: Any = None,
+    edits: Sequence[Any] = (),
 ) -> Iterator[Recording]:
     """Record every call of a transformers model while the block runs; yields a `Recording`.
 
@@ -236,12 +278,14 @@ def record(
         hf_model: A causal language model of a family in the table.
         record: What to record.
         tokenizer: Gives the rows their texts and roles.
+        edits: Of the routing, as `model.edit` takes them; they act while the block runs.
 
     Raises:
         UnsupportedModel: The model is dense or of a family that the kit can't read.
-        InputError: A call with left padding, `inputs_embeds` or beam search.
+        InputError: A call with left padding, `inputs_embeds` or beam search; an edit that can't
+            take effect in this model.
     """
-    recording = Recording(hf_model, to_record(record), tokenizer)
+    recording = Recording(hf_model, to_record(record), tokenizer, edits)
     handle = hf_model.base_model.register_forward_pre_hook(recording.before, with_kwargs=True)
     try:
         with attached(recording.hooks()):
