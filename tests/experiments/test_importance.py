@@ -174,6 +174,29 @@ class TestResuming:
         causal_importance(model, trace, batch=500, **OPTIONS, **options)
         assert len(asked) == 10
 
+    def test_a_token_that_was_broken_off_does_not_count(self, monkeypatch) -> None:
+        """The interrupt comes when some of a token's experts are done already."""
+        model, real, calls = zoo.model("small"), importance.log_probabilities, []
+
+        def limited(*args):
+            calls.append(args)
+            if len(calls) > 3:
+                raise KeyboardInterrupt
+            return real(*args)
+
+        monkeypatch.setattr(importance, "log_probabilities", limited)
+        with pytest.warns(UserWarning, match="Interrupted after 0 of 2 tokens"):
+            found = causal_importance(model, model.read(TEXT), tokens=[3, 4], batch=2, **OPTIONS)
+        assert found["kl"].isnull().all()
+        assert (found["control"] == -1).all()
+
+    def test_a_file_that_was_cut_off(self, tmp_path) -> None:
+        model, file = zoo.model("small"), tmp_path / "found.npz"
+        causal_importance(model, model.read(TEXT), tokens=[3], save_to=file, **OPTIONS)
+        file.write_bytes(file.read_bytes()[:-40])
+        with pytest.raises(InputError, match="does not hold an experiment"):
+            causal_importance(model, model.read(TEXT), tokens=[3], save_to=file, **OPTIONS)
+
     def test_a_file_of_another_run(self, tmp_path) -> None:
         model, file = zoo.model("small"), tmp_path / "found.npz"
         causal_importance(model, model.read(TEXT), tokens=[3], save_to=file, **OPTIONS)
@@ -190,6 +213,7 @@ class TestResuming:
         ({"tokens": [999]}, "rows of the trace that a token follows"),
         ({"tokens": []}, "rows of the trace that a token follows"),
         ({"layers": [77]}, "Layers with a router"),
+        ({"batch": 0}, "batch is a whole number"),
     ],
 )
 def test_refusals(options, message) -> None:

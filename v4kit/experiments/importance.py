@@ -14,6 +14,7 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from v4kit.analysis import expert_load
+from v4kit.analysis.used import whole_number
 from v4kit.core import HASH, LAYER, NONE, SLOT, TOKEN
 from v4kit.engines import Model
 from v4kit.errors import InputError
@@ -111,6 +112,7 @@ def causal_importance(
             experts are not those that the model uses; the file is of another run.
     """
     check_pair(model, trace)
+    batch = whole_number("batch", batch, least=1)
     if model.edits:
         raise InputError("causal_importance compares with the model as it is: call it unedited.")
     rows, chosen = _rows(trace, tokens), _layers(model, layers)
@@ -185,7 +187,7 @@ def _keep(kept: Kept, place: int, cells: list[_Cell], logs: torch.Tensor, after:
     for cell, kl, delta in zip(cells, divergence.tolist(), change, strict=True):
         at = (cell.act, place, cell.layer, cell.slot)
         kept.kl[at], kept.delta[at] = kl, delta
-        if isinstance(cell.edit, Swap):
+        if isinstance(cell.edit, Swap) and not np.isnan(kl):
             kept.control[at[1:]] = cell.edit.other
 
 

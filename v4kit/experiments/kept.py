@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 from typing import Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -42,10 +43,10 @@ class Kept:
 
     def _read(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as found:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 same = str(found["about"]) == self._about
                 arrays = {name: found[name] for name in ("kl", "delta", "control", "done")}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise InputError(
                 f"{path} does not hold an experiment of v4kit. Give another file."
             ) from error
@@ -65,12 +66,11 @@ class Kept:
 
     def write(self) -> None:
         """Write to the file, if there is one, in one piece: what was there stays or is replaced."""
+        # A token that was broken off does not count, and is done anew.
+        self.kl[:, self.done :] = self.delta[:, self.done :] = np.nan
+        self.control[self.done :] = NONE
         if self._path is None:
             return
-        # Tokens that were broken off are done anew.
-        for values, missing in ((self.kl, np.nan), (self.delta, np.nan)):
-            values[:, self.done :] = missing
-        self.control[self.done :] = NONE
         part = self._path.with_name(f"{self._path.name}.part")
         with part.open("wb") as file:
             np.savez_compressed(

@@ -109,8 +109,7 @@ def state_of(model: Model, ids: list[int], chunk: int) -> State:
     while len(ids) - start > chunk:
         _, cache = model.forward(ids[start : start + chunk], start, cache, [])
         start += chunk
-    with model.busy():
-        logits, _ = model.forward(ids[start:], start, cache, catcher.hooks())
+    logits, _ = model.forward(ids[start:], start, cache, catcher.hooks())
     blocks, embedding = catcher.factors()
     written = []
     for (part, layer), found in catcher.kept.items():

@@ -18,7 +18,7 @@ _PER_SLOT, _PER_LAYER = ("output_norm", "output_max"), ("routed_norm", "shared_n
 _TOGETHER = 64
 """Tokens that short passes wait for, to be stored together."""
 _AT_ONCE = 1_024
-"""Tokens whose experts are asked at once: each takes as many rows as it has experts."""
+"""Tokens whose experts are asked at once: each has an output per slot, held only to measure it."""
 
 
 def each_expert(experts: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
@@ -33,14 +33,10 @@ def each_expert(experts: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
         hidden: Its inputs `[token, hidden]`.
         ids: The experts used `[token, slot]`.
     """
-    slots = ids.shape[-1]
-    parts = []
-    for start in range(0, len(hidden), _AT_ONCE):
-        rows = hidden[start : start + _AT_ONCE].repeat_interleave(slots, dim=0)
-        chosen = ids[start : start + _AT_ONCE].reshape(-1, 1)
-        ones = torch.ones(chosen.shape, dtype=hidden.dtype, device=hidden.device)
-        parts.append(experts.forward(rows, chosen, ones).view(-1, slots, hidden.shape[-1]))
-    return torch.cat(parts) if parts else hidden.new_zeros((0, slots, hidden.shape[-1]))
+    rows, chosen = hidden.repeat_interleave(ids.shape[-1], dim=0), ids.reshape(-1, 1)
+    ones = torch.ones(chosen.shape, dtype=hidden.dtype, device=hidden.device)
+    outputs: Tensor = experts.forward(rows, chosen, ones)
+    return outputs.view(*ids.shape, hidden.shape[-1])
 
 
 _Seen = dict[str, Tensor]
@@ -83,12 +79,15 @@ class OutputRecorder:
         @torch.no_grad()
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             hidden, ids, _ = inputs
-            outputs = each_expert(module, hidden, ids).float()
+            sizes = [
+                _sizes(each_expert(module, *part))
+                for part in zip(hidden.split(_AT_ONCE), ids.split(_AT_ONCE), strict=True)
+            ]
             routed = _norms(output)
             self._pending[layer] = {
                 "ids": ids,
-                "output_norm": torch.linalg.vector_norm(outputs, dim=-1),
-                "output_max": outputs.abs().amax(-1),
+                "output_norm": torch.cat([norm for norm, _ in sizes]),
+                "output_max": torch.cat([largest for _, largest in sizes]),
                 "routed_norm": routed,
                 "shared_norm": torch.full_like(routed, torch.nan),
             }
@@ -144,12 +143,8 @@ class OutputRecorder:
         """
         self._settle()
         shape = experts.shape
-        arrays = {
-            name: np.full(shape, np.nan, np.float32) for name in ("output_norm", "output_max")
-        }
-        arrays |= {
-            n: np.full(shape[:2], np.nan, np.float32) for n in ("routed_norm", "shared_norm")
-        }
+        arrays = {name: np.full(shape, np.nan, np.float32) for name in _PER_SLOT}
+        arrays |= {name: np.full(shape[:2], np.nan, np.float32) for name in _PER_LAYER}
         for layer, rows in self._rows.items():
             if not len(rows):
                 continue
@@ -164,6 +159,12 @@ class OutputRecorder:
             for name in _PER_SLOT:
                 arrays[name][:, layer][missing] = np.nan
         return arrays
+
+
+def _sizes(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return norms and largest magnitudes `[token, slot]` of outputs `[token, slot, hidden]`."""
+    whole = outputs.float()
+    return torch.linalg.vector_norm(whole, dim=-1), whole.abs().amax(-1)
 
 
 def _norms(output: Tensor) -> Tensor:
