@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from v4kit.engines import Engine, Model, Step, connect, load, wrap
     from v4kit.errors import V4KitError
     from v4kit.experiments import validate
-    from v4kit.intervene import ablate, ablate_router, budget, force, nudge, replay, scale, steer
+    from v4kit.intervene import (
+        ablate,
+        ablate_router,
+        ablate_shared,
+        budget,
+        force,
+        nudge,
+        replay,
+        scale,
+        steer,
+    )
     from v4kit.models import chat
     from v4kit.models.plan import plan
     from v4kit.recording import record
@@ -33,6 +43,7 @@ __all__ = [
     "V4KitError",
     "ablate",
     "ablate_router",
+    "ablate_shared",
     "analysis",
     "budget",
     "chat",
@@ -72,6 +83,7 @@ _HOME = {
     "validate": "v4kit.experiments",
     "ablate": "v4kit.intervene",
     "ablate_router": "v4kit.intervene",
+    "ablate_shared": "v4kit.intervene",
     "budget": "v4kit.intervene",
     "force": "v4kit.intervene",
     "nudge": "v4kit.intervene",

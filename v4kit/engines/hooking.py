@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from v4kit.engines.tapping import Tapped, tapped
+from v4kit.engines.tapping import Hooks, Positions, Tapped, tapped
 from v4kit.intervene import Edit, Editing
+from v4kit.intervene.editing import edit_hooks
 
 if TYPE_CHECKING:
     from v4kit.engines.local import Model
@@ -51,34 +52,60 @@ class Hooked:
     def edit(self, *edits: Edit) -> Iterator[Editing]:
         """Edit the routing while the block runs; yields what the edits displaced.
 
-        Edits act in the order in which they are given, in this Model's own calls; transformers'
-        model itself is left alone. Taps and recordings see the edited routing, and traces of passes
-        in the block name the edits in `meta["edits"]`.
+        Edits act together, also with those of a block around this one: first those of who is
+        chosen, in their order, then those of weights. They act in this Model's own calls;
+        transformers' model itself is left alone. Taps and recordings see the edited routing, and
+        traces of passes in the block name the edits in `meta["edits"]`; `routing.displaced` holds
+        the experts that had to go.
 
         Args:
-            edits: Made by `v4kit.ablate`, `force`, `steer`, `nudge`, `scale`, `budget`, `replay`.
+            edits: Made by `v4kit.ablate`, `ablate_router`, `ablate_shared`, `force`, `steer`,
+                `nudge`, `scale`, `budget`, `replay`.
 
         Raises:
-            InputError: An edit that can't take effect in this model.
+            InputError: An edit that can't take effect in this model, or beside the others.
         """
-        model = cast("Model", self)
-        editing = Editing(model.hf, model.family, model.architecture, edits)
-        entry = tapped(model, "router", editing.layers, editing.tap)
-        # Before all other taps, so that they see what is used.
-        self._taps.insert(len(self._editing), entry)
+        editing = self.editing(edits)
         self._editing.append(editing)
         try:
             yield editing
         finally:
-            self._taps.remove(entry)
             self._editing.remove(editing)
 
-    def tell(self, prompt: int | None) -> None:
-        """Tell the edits how many tokens the prompt has; None: all are its."""
-        for editing in self._editing:
-            editing.prompt = prompt
+    def editing(self, edits: Sequence[Edit]) -> Editing:
+        """Return edits at work beside those that act now.
+
+        Raises:
+            InputError: One can't take effect in this model, or beside the others.
+        """
+        model = cast("Model", self)
+        return Editing(model.hf, model.family, model.architecture, edits, among=self._editing)
+
+    def standing(
+        self,
+        positions: Positions,
+        prompt: int | None,
+        own: Editing | None,
+        first: Callable[[Sequence[int]], Hooks] | None,
+    ) -> Hooks:
+        """Return the hooks of edits and taps for one forward pass, in the order in which they act.
+
+        Args:
+            positions: Gives the positions of the pass's tokens.
+            prompt: How many tokens the prompt has; None: a text is only read.
+            own: Edits of this call alone, after those of blocks.
+            first: Gives the hooks that stand before the edits of some layers.
+        """
+        model = cast("Model", self)
+        editings = [*self._editing, *([own] if own else [])]
+        layers = sorted({layer for editing in editings for layer in editing.layers})
+        before = first(layers) if first and layers else []
+        edits = edit_hooks(editings, model.routers, positions, lambda: prompt)
+        # Taps see what is used.
+        taps = [pair for entry in self._taps for pair in entry.hooks(model, positions)]
+        return [*before, *edits, *taps]
 
     @property
     def edits(self) -> list[dict[str, Any]]:
-        """The edits that act now, in their order, as JSON data."""
+        """The edits of all blocks that are open, in their order, as JSON data."""
         return [one for editing in self._editing for one in editing.data]

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from v4kit.arch import describe, family_of
 from v4kit.core import Record, to_record
 from v4kit.engines.base import OnStep, Sampling, stops, whole
-from v4kit.engines.hooking import Hooked
+from v4kit.engines.passing import Passing
 from v4kit.engines.reading import read, read_many
 from v4kit.engines.stream import Stream
 from v4kit.engines.text import Prompt, encode_prompt, stop_ids
-from v4kit.errors import InputError, ModelBusy
+from v4kit.errors import InputError
+from v4kit.intervene import Edit, Editing
 from v4kit.models.chat import edition_of
 from v4kit.models.gates import run_in_float32
-from v4kit.recording import attached, find_attentions, find_indexers, find_routers
+from v4kit.recording import find_attentions, find_indexers, find_routers
 from v4kit.recording.meta import trace_meta
-from v4kit.recording.taps import Before, Hook
 from v4kit.trace import Trace
 
 
-class Model(Hooked):
+class Model(Passing):
     """A mixture-of-experts model that records what it does.
 
     Made by `v4kit.load` or `v4kit.wrap`. `hf` and `tokenizer` are transformers' own;
@@ -57,7 +54,6 @@ class Model(Hooked):
         self.stop_ids = stop_ids(hf.generation_config, tokenizer)
         self.edition = edition_of(hf.config)
         self.meta = trace_meta(hf, self.architecture, self.routers, name=name, revision=revision)
-        self._lock = threading.RLock()
 
     @cached_property
     def attentions(self) -> dict[int, nn.Module]:
@@ -89,6 +85,7 @@ class Model(Hooked):
         stop: str | Sequence[str] | None = None,
         prefill_chunk: int | None = 256,
         record: Record | None = None,
+        edits: Sequence[Edit] = (),
         on_step: OnStep | None = None,
     ) -> Trace:
         """Return the Trace of a prompt and its continuation, recorded in one pass.
@@ -103,10 +100,11 @@ class Model(Hooked):
             stop: Strings that end the generation once complete.
             prefill_chunk: Tokens of the prompt per forward pass; None reads it whole.
             record: What to record.
+            edits: Edits of the routing, for this run alone; as `edit` takes them for a block.
             on_step: Called with every `Step`; a widget is given the stream by its `attach`.
 
         Raises:
-            InputError: The prompt or a setting can't be used.
+            InputError: The prompt or a setting can't be used, or an edit can't take effect.
             ModelBusy: Another thread is using the model.
         """
         with self.busy():
@@ -120,6 +118,7 @@ class Model(Hooked):
                 stop=stop,
                 prefill_chunk=prefill_chunk,
                 record=record,
+                edits=edits,
             )
             return stream.finish(on_step).trace
 
@@ -135,6 +134,7 @@ class Model(Hooked):
         stop: str | Sequence[str] | None = None,
         prefill_chunk: int | None = 256,
         record: Record | None = None,
+        edits: Sequence[Edit] = (),
     ) -> Stream:
         """Return an iterator of `Step`s; its `trace` is whole at any moment.
 
@@ -148,24 +148,36 @@ class Model(Hooked):
             stop=stops(stop),
         )
         ids = self._encode(prompt, thinking)
-        chunk = _chunk(prefill_chunk)
-        meta = {"thinking": thinking}
         return Stream(
-            self, ids, sampling=sampling, prefill_chunk=chunk, record=to_record(record), meta=meta
+            self,
+            ids,
+            sampling=sampling,
+            prefill_chunk=_chunk(prefill_chunk),
+            record=to_record(record),
+            editing=self._reaching(edits, len(ids), sampling.max_new_tokens),
+            meta={"thinking": thinking},
         )
 
     def read(
-        self, text: Prompt, *, prefill_chunk: int | None = 256, record: Record | None = None
+        self,
+        text: Prompt,
+        *,
+        prefill_chunk: int | None = 256,
+        record: Record | None = None,
+        edits: Sequence[Edit] = (),
     ) -> Trace:
         """Return the Trace of a text that is only read: one pass, with log-probabilities.
 
         Raises:
-            InputError: The text is empty or longer than the model's context.
+            InputError: The text is empty or longer than the model's context, or an edit can't take
+                effect.
             ModelBusy: Another thread is using the model.
         """
         ids = self._encode(text, None)
+        editing = self._reaching(edits, len(ids), 0)
+        chunk, kept = _chunk(prefill_chunk), to_record(record)
         with self.busy():
-            return read(self, ids, chunk=_chunk(prefill_chunk), record=to_record(record))
+            return read(self, ids, chunk=chunk, record=kept, editing=editing)
 
     def read_many(
         self,
@@ -175,6 +187,7 @@ class Model(Hooked):
         save_to: str | Path | None = None,
         prefill_chunk: int | None = 256,
         record: Record | None = None,
+        edits: Sequence[Edit] = (),
         progress: bool = True,
     ) -> Trace:
         """Return one Trace of many documents, read one by one.
@@ -185,10 +198,12 @@ class Model(Hooked):
             save_to: Folder to write to as it goes; what was written survives a killed process.
             prefill_chunk: Tokens per forward pass; None reads each document whole.
             record: What to record.
+            edits: Edits of the routing, for these texts alone.
             progress: Show a progress bar, with the expected size.
 
         Raises:
-            InputError: There is no text, or labels and texts differ in number.
+            InputError: There is no text, labels and texts differ in number, or an edit can't take
+                effect.
             ModelBusy: Another thread is using the model.
             TraceWriteError: The folder is not empty, or the disk is full.
         """
@@ -207,72 +222,22 @@ class Model(Hooked):
             folder=None if save_to is None else Path(save_to),
             chunk=_chunk(prefill_chunk),
             record=to_record(record),
+            editing=self._reaching(edits, max(map(len, documents), default=0), 0),
             progress=progress,
         )
 
-    @contextlib.contextmanager
-    def busy(self) -> Iterator[None]:
-        """Hold the model for this thread.
+    def _reaching(self, edits: Sequence[Edit], prompt: int, further: int) -> Editing | None:
+        """Return edits of one run, at work; None if there are none.
 
         Raises:
-            ModelBusy: Another thread has it.
+            InputError: One can't take effect in this model, or acts on no token of the run.
         """
-        if not self._lock.acquire(blocking=False):
-            raise ModelBusy(
-                f"{self!r} is in use by another thread. Wait for it, or load the model twice."
-            )
-        try:
-            yield
-        finally:
-            self._lock.release()
-
-    def forward(
-        self,
-        ids: list[int],
-        start: int,
-        cache: Any,
-        hooks: Sequence[tuple[nn.Module, Hook | Before]],
-        *,
-        prompt: int | None = None,
-    ) -> tuple[Tensor, Any]:
-        """Return the logits `[token, vocabulary]` of one document's next tokens, and the cache.
-
-        Hooks, inference mode and the model's lock are held for this call alone. Taps stand before
-        `hooks`, so that what is recorded is what was used. `prompt` tells edits how many tokens
-        were not generated; all, if not given.
-        """
-        self.tell(prompt)
-        positions = torch.arange(start, start + len(ids))
-        output = self._run([ids], positions, cache, hooks)
-        return output.logits[0], output.past_key_values
-
-    def branch(
-        self,
-        token: int,
-        position: int,
-        cache: Any,
-        hooks: Sequence[tuple[nn.Module, Hook | Before]],
-        copies: int,
-    ) -> Tensor:
-        """Return the logits `[copy, vocabulary]` after one token, fed to a cache of many copies.
-
-        Hooks see one row per copy, so that each can be treated differently.
-        """
-        positions = torch.full((copies,), position)
-        logits: Tensor = self._run([[token]] * copies, positions, cache, hooks).logits[:, -1]
-        return logits
-
-    def _run(
-        self,
-        rows: list[list[int]],
-        positions: Tensor,
-        cache: Any,
-        hooks: Sequence[tuple[nn.Module, Hook | Before]],
-    ) -> Any:
-        taps = [pair for entry in self._taps for pair in entry.hooks(self, lambda: positions)]
-        inputs = torch.tensor(rows, device=_input_device(self.hf))
-        with self.busy(), torch.inference_mode(), attached([*taps, *hooks]):
-            return self.hf(input_ids=inputs, past_key_values=cache, use_cache=True)
+        if hasattr(edits, "__len__") and not len(edits):
+            return None
+        editing = self.editing(edits)
+        for edit in editing.edits:
+            edit.check_reach(prompt, further)
+        return editing
 
     def _encode(self, prompt: Prompt, thinking: str | None) -> list[int]:
         ids = encode_prompt(
@@ -292,9 +257,3 @@ class Model(Hooked):
 
 def _chunk(prefill_chunk: int | None) -> int | None:
     return None if prefill_chunk is None else whole("prefill_chunk", prefill_chunk, least=1)
-
-
-def _input_device(hf: Any) -> torch.device:
-    """Return where ids are to be put; offloaded embeddings are on meta, and fetch theirs."""
-    device: torch.device = hf.get_input_embeddings().weight.device
-    return torch.device("cpu") if device.type == "meta" else device

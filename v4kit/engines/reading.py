@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from v4kit.core import Record
 from v4kit.engines.session import Session
 from v4kit.errors import InputError
+from v4kit.intervene import Editing
 from v4kit.recording import recorded_bytes
 from v4kit.trace import Trace, concat, open_trace
 
@@ -23,9 +24,16 @@ _FLUSH_TOKENS = 4_096
 """Tokens after which a growing trace is flushed, besides after every document of that size."""
 
 
-def read(model: Model, ids: list[int], *, chunk: int | None, record: Record) -> Trace:
+def read(
+    model: Model,
+    ids: list[int],
+    *,
+    chunk: int | None,
+    record: Record,
+    editing: Editing | None = None,
+) -> Trace:
     """Return the Trace of a document's ids, read in chunks."""
-    session = Session(model, ids, record)
+    session = Session(model, ids, record, editing=editing)
     size = chunk or len(ids)
     while session.fed < len(ids):
         session.feed(min(size, len(ids) - session.fed))
@@ -40,6 +48,7 @@ def read_many(
     folder: Path | None,
     chunk: int | None,
     record: Record,
+    editing: Editing | None,
     progress: bool,
 ) -> Trace:
     """Return one Trace of many documents; interrupted, of those that were read."""
@@ -54,7 +63,7 @@ def read_many(
     def traces() -> Iterator[Trace]:
         for number, ids in enumerate(documents):
             with model.busy():
-                trace = read(model, ids, chunk=chunk, record=record)
+                trace = read(model, ids, chunk=chunk, record=record, editing=editing)
             label = "" if labels is None else str(labels[number])
             trace.tokens = trace.tokens.assign(document=np.int32(number), label=label)
             bar.update(len(ids))

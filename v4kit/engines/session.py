@@ -11,6 +11,7 @@ from torch import Tensor
 
 from v4kit.core import Record
 from v4kit.engines.cache import CacheState
+from v4kit.intervene import Editing
 from v4kit.recording import PassRecorder, check_size
 from v4kit.recording.likelihood import Likelihood
 from v4kit.recording.text import TokenText, text_columns
@@ -24,15 +25,22 @@ class Session:
     """The tokens of one document, how far they were fed, and what was recorded on the way.
 
     Its trace is whole at any moment: rows count when their forward pass has ended. `further` is how
-    many tokens may come after the prompt. `whole` says whether it can go on: a pass that is broken
-    off is taken back, but what breaks off the storing of one leaves halves.
+    many tokens may come after the prompt, `editing` what is edited in all its passes. `whole` says
+    whether it can go on: a pass that is broken off is taken back, but what breaks off the storing
+    of one leaves halves.
 
     Raises:
         InputError: What is to be recorded would not fit into memory.
     """
 
     def __init__(
-        self, model: Model, prompt: list[int], record: Record, *, further: int = 0
+        self,
+        model: Model,
+        prompt: list[int],
+        record: Record,
+        *,
+        further: int = 0,
+        editing: Editing | None = None,
     ) -> None:
         self.model = model
         self.ids = list(prompt)
@@ -47,6 +55,7 @@ class Session:
         self.check_size(further)
         self._likelihood = Likelihood()
         self._cache: Any = None
+        self._editing = editing
         self._edits: list[dict[str, Any]] = []
         self._logits = torch.empty(0)
 
@@ -73,6 +82,8 @@ class Session:
                 self._cache,
                 self._recorder.hooks,
                 prompt=self.n_prompt,
+                editing=self._editing,
+                first=self._recorder.first,
             )
         except BaseException:
             self._recorder.discard()
@@ -80,7 +91,8 @@ class Session:
             self.whole = before.restore()
             raise
         self._recorder.commit()
-        self._edits += [edit for edit in self.model.edits if edit not in self._edits]
+        acting = [*self.model.edits, *(self._editing.data if self._editing else [])]
+        self._edits += [edit for edit in acting if edit not in self._edits]
         self.fed = stop
         self._likelihood.add(start, logits, self.ids[start + 1 : stop + 1])
         # A copy, so that the logits of a whole chunk don't stay.

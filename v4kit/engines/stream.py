@@ -14,6 +14,7 @@ from v4kit.engines.session import Session
 from v4kit.engines.turns import Turns
 from v4kit.engines.watchers import Watchers, watched
 from v4kit.errors import InputError, ModelBusy
+from v4kit.intervene import Editing
 from v4kit.trace import Trace
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Stream(Iterator[Step]):
         sampling: Sampling,
         prefill_chunk: int | None,
         record: Record,
+        editing: Editing | None,
         meta: dict[str, Any],
     ) -> None:
         self.stop_reason: str | None = None
@@ -50,7 +52,9 @@ class Stream(Iterator[Step]):
         self._sampling = sampling
         self._sampler = Sampler(sampling)
         self._chunk = prefill_chunk or len(prompt)
-        self._session = Session(model, prompt, record, further=sampling.max_new_tokens)
+        self._session = Session(
+            model, prompt, record, further=sampling.max_new_tokens, editing=editing
+        )
         self._meta = {**meta, "seed": self._sampler.seed, "prefill_chunk": prefill_chunk}
         self._watchers = Watchers()
         self._turns = Turns()

@@ -13,6 +13,7 @@ from torch import Tensor
 from v4kit.engines import Model
 from v4kit.intervene import Edit
 from v4kit.intervene.choice import Choice, made
+from v4kit.intervene.editing import edited
 from v4kit.recording import RouterEvent, router_tap
 from v4kit.recording.routers import selection_bias
 from v4kit.recording.taps import Hook
@@ -27,8 +28,8 @@ class Swap(Edit):
     other: int
     """The one that comes."""
 
-    def apply(self, choice: Choice, rows: Tensor) -> Choice:
-        """Return what a layer's choice becomes in some rows `[token]`."""
+    def weigh(self, choice: Choice, rows: Tensor) -> Choice:
+        """Return a choice that was made, with the one in the other's place."""
         place = (choice.experts == self.expert) & rows.unsqueeze(-1)
         return replace(choice, experts=torch.where(place, self.other, choice.experts))
 
@@ -89,12 +90,11 @@ def _hook(
 
     def tap(event: RouterEvent) -> RouterEvent:
         bias = selection_bias(decoder[layer], model.family)
-        choice = made(event, bias, model.architecture)
         used[layer] = set(event.experts[0].tolist())
         rows = torch.arange(len(branches) + 1, device=event.experts.device)
-        for row, (where, edit) in enumerate(branches, start=1):
-            if where == layer:
-                choice = edit.apply(choice, rows == row)
+        own = {id(edit): rows == row for row, (_, edit) in enumerate(branches, start=1)}
+        here = [edit for where, edit in branches if where == layer]
+        choice = edited(made(event, bias, model.architecture), here, lambda edit: own[id(edit)])
         return event.change(experts=choice.experts, weights=choice.weights)
 
     positions = torch.full((len(branches) + 1,), position)

@@ -5,6 +5,7 @@ from v4kit.intervene.editing import Editing
 from v4kit.intervene.making import (
     ablate,
     ablate_router,
+    ablate_shared,
     budget,
     force,
     nudge,
@@ -18,6 +19,7 @@ __all__ = [
     "Editing",
     "ablate",
     "ablate_router",
+    "ablate_shared",
     "budget",
     "force",
     "nudge",

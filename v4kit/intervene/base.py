@@ -53,16 +53,61 @@ class Edit:
         inside = positions >= start
         return inside if stop is None else inside & (positions < stop)
 
-    def apply(self, choice: Choice, rows: Tensor) -> Choice:
-        """Return what a layer's choice becomes in some rows `[token]`."""
-        raise NotImplementedError
+    def choose(self, choice: Choice, rows: Tensor) -> Choice:  # noqa: ARG002 - not every edit does
+        """Return what a layer chooses by, as the edit makes it in some rows `[token]`."""
+        return choice
 
-    def check(self, architecture: Architecture) -> None:
+    def weigh(self, choice: Choice, rows: Tensor) -> Choice:  # noqa: ARG002 - not every edit does
+        """Return a choice that was made, with weights as the edit makes them in some rows."""
+        return choice
+
+    @property
+    def silences(self) -> bool:
+        """Whether it takes the shared experts' output away."""
+        return False
+
+    @property
+    def prefers(self) -> tuple[int, ...]:
+        """Experts that are to be chosen in every row it acts on."""
+        return ()
+
+    @property
+    def bars(self) -> tuple[int, ...]:
+        """Experts that are not to be chosen in any row it acts on."""
+        return ()
+
+    def check(self, architecture: Architecture, family: Family) -> None:
         """Refuse what can't take effect in such a model.
 
         Raises:
             InputError: It can't.
         """
+
+    def check_reach(self, prompt: int, further: int) -> None:
+        """Refuse tokens that a run will not have.
+
+        Args:
+            prompt: Tokens that are read first.
+            further: Tokens that may be generated; the last is sampled, and not fed any more.
+
+        Raises:
+            InputError: The edit would act on none.
+        """
+        fed = prompt + max(further - 1, 0)
+        beyond = self.tokens[0] >= fed if isinstance(self.tokens, tuple) else False
+        if beyond or (self.tokens == "generated" and further < 2):
+            raise InputError(
+                f"An edit with tokens={self.tokens!r} acts on no token of this run: {prompt:,} are "
+                f"read and {max(further - 1, 0):,} more are fed. Give others, or leave it out."
+            )
+
+    def meets(self, other: Edit) -> bool:
+        """Whether two edits may act on the same token."""
+        if isinstance(self.tokens, str) or isinstance(other.tokens, str):
+            both = {self.tokens, other.tokens}
+            return both != {"prompt", "generated"}
+        (start, stop), (begin, end) = self.tokens, other.tokens
+        return (stop is None or begin < stop) and (end is None or start < end)
 
     @staticmethod
     def together(

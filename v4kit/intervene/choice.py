@@ -11,68 +11,148 @@ from torch import Tensor
 from v4kit.arch import Architecture
 from v4kit.core import HASH
 from v4kit.recording import RouterEvent
-from v4kit.recording.routers import eligible
+from v4kit.recording.routers import SCORING, eligible
+
+_APART = 0.01
+"""What scores of selection of two standings lie apart, beyond all that scores differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a layer has chosen for each token, and what it chose by."""
+    """What a layer has chosen for each token, and what it chooses by.
+
+    Edits first change what is chosen by: scores, standing, and who is barred. `settled` then makes
+    the choice, and edits change its weights.
+    """
 
     layer: int
     """Layer index."""
     positions: Tensor
     """Positions within the document, integers `[token]`."""
+    logits: Tensor
+    """What the scores are made of `[token, expert]`."""
     scores: Tensor
-    """Unbiased affinities `[token, expert]`."""
+    """Unbiased affinities, which experts are weighed by `[token, expert]`."""
     selection: Tensor
     """Scores that the choice is made by, the bias included `[token, expert]`."""
+    bias: Tensor | None
+    """What they include `[expert]`; None where there is none."""
+    standing: Tensor
+    """Experts of a higher one are chosen first, whatever their score `[token, expert]`. 0 where a
+    layer chooses by score; 1 for the experts that a table names."""
+    barred: Tensor
+    """Experts that are not chosen at all `[token, expert]`."""
+    moved: Tensor
+    """Tokens whose scores are not the router's, so that they are weighed anew `[token]`."""
     experts: Tensor
     """Expert ids `[token, slot]`."""
     weights: Tensor
     """Factors on the experts' outputs `[token, slot]`."""
     architecture: Architecture
     """Tells how many are chosen, from which groups, and what the weights add up to."""
+    scoring: str
+    """How the family turns logits into scores."""
     ranked: bool
     """Whether the layer chooses by score; else its experts follow from the token id."""
 
-    def select(self, selection: Tensor, rows: Tensor, scores: Tensor | None = None) -> Self:
-        """Return the choice by other scores, for some rows `[token]`.
+    # What is chosen by.
+
+    def shift(self, by: Tensor, rows: Tensor) -> Self:
+        """Return the choice with `by` `[expert]` added to the selection, for some rows."""
+        return replace(self, selection=self.selection + by * rows.unsqueeze(-1))
+
+    def rescore(self, logits: Tensor, rows: Tensor) -> Self:
+        """Return the choice by other logits `[token, expert]`, for some rows; the bias stays."""
+        logits = torch.where(rows.unsqueeze(-1), logits, self.logits)
+        scores = SCORING[self.scoring](logits)
+        return self.weigh_by(scores, rows & (logits != self.logits).any(-1)).with_selection(
+            self.selection + (scores - self.scores), logits
+        )
+
+    def with_selection(self, selection: Tensor, logits: Tensor) -> Self:
+        """Return the choice with another selection, and the logits that it is made of."""
+        return replace(self, selection=selection, logits=logits)
+
+    def weigh_by(self, scores: Tensor, rows: Tensor) -> Self:
+        """Return the choice with weights of other scores `[token, expert]`, for some rows."""
+        kept = torch.where(rows.unsqueeze(-1), scores, self.scores)
+        return replace(self, scores=kept, moved=self.moved | rows)
+
+    def prefer(self, experts: Tensor, rows: Tensor) -> Self:
+        """Return the choice with some experts `[token, expert]` (truth) above all others."""
+        above = self.standing.amax(-1, keepdim=True).clamp(min=0) + 1
+        return self._stand(above, experts, rows)
+
+    def avoid(self, experts: Tensor, rows: Tensor) -> Self:
+        """Return the choice with some experts `[token, expert]` (truth) below all others."""
+        below = self.standing.amin(-1, keepdim=True).clamp(max=0) - 1
+        return self._stand(below, experts, rows)
+
+    def _stand(self, standing: Tensor, experts: Tensor, rows: Tensor) -> Self:
+        where = experts & rows.unsqueeze(-1)
+        return replace(self, standing=torch.where(where, standing, self.standing))
+
+    def bar(self, experts: Tensor, rows: Tensor) -> Self:
+        """Return the choice without some experts `[token, expert]` (truth)."""
+        return replace(self, barred=self.barred | (experts & rows.unsqueeze(-1)))
+
+    def mask(self, experts: tuple[int, ...]) -> Tensor:
+        """Return which experts these are, truth `[1, expert]`."""
+        found = torch.zeros_like(self.barred[:1])
+        found[:, list(experts)] = True
+        return found
+
+    @property
+    def order(self) -> Tensor:
+        """What experts are ordered by: standing, then selection; float64 `[token, expert]`."""
+        selection = self.selection.double()
+        most, least = selection.amax(-1, keepdim=True), selection.amin(-1, keepdim=True)
+        # So far apart that the group of a higher standing is open as well: a group's rank is the
+        # sum of its best two.
+        return selection + self.standing * (2 * (most - least) + _APART)
+
+    # The choice.
+
+    def settled(self, own: Choice) -> Self:
+        """Return the choice made again, by what it is made by now.
 
         A token whose set of experts stays the same keeps the very tensors that its router
-        returned: another order of slots alone would move the logits.
-        """
-        if scores is None:
-            # Where nothing moved, not even a tie is to be settled in another way.
-            rows = rows & (selection != self.selection).any(-1)
-        top_k = self.architecture.top_k
-        chosen = eligible(selection, self.architecture).topk(top_k, dim=-1).indices
-        return self.take(chosen, rows, scores=scores, selection=selection)
+        returned: another order of slots alone would move the logits. Where nothing moved, not even
+        a tie is settled in another way.
 
-    def take(
-        self,
-        experts: Tensor,
-        rows: Tensor,
-        *,
-        scores: Tensor | None = None,
-        selection: Tensor | None = None,
-    ) -> Self:
-        """Return the choice of given experts `[token, slot]`, for some rows `[token]`.
-
-        They are weighed by their scores as the family does; `scores` replaces the scores too.
+        Args:
+            own: The choice as the router made it.
         """
-        weighed = self.scores if scores is None else scores
+        gone = self.barred
+        if self.architecture.top_groups >= self.architecture.n_groups:
+            gone = gone.gather(-1, self.experts)
+        asked = (self.selection != own.selection).any(-1) | (self.standing != own.standing).any(-1)
+        asked = asked | gone.any(-1)
+        experts = self._best()
         same = (experts.sort(-1).values == self.experts.sort(-1).values).all(-1)
-        # Other scores weigh the same experts anew.
-        changed = rows if scores is not None else rows & ~same
-        weights = self._weigh(weighed.gather(-1, experts))
-        pick = changed.unsqueeze(-1)
-        return replace(
-            self,
-            scores=torch.where(rows.unsqueeze(-1), weighed, self.scores),
-            selection=self.selection if selection is None else selection,
-            experts=torch.where(pick, experts.to(self.experts.dtype), self.experts),
-            weights=torch.where(pick, weights.to(self.weights.dtype), self.weights),
-        )
+        pick = (asked & ~same).unsqueeze(-1)
+        chosen = torch.where(pick, experts.to(self.experts.dtype), self.experts)
+        weights = self._weigh(self.scores.gather(-1, chosen)).to(self.weights.dtype)
+        anew = pick | self.moved.unsqueeze(-1)
+        return replace(self, experts=chosen, weights=torch.where(anew, weights, self.weights))
+
+    def _best(self) -> Tensor:
+        """Return the experts that the family's rule chooses `[token, slot]`; ties: the lower id."""
+        order = self.order
+        lowest = order.amin(-1, keepdim=True) - 1
+        # Groups are compared by what may be chosen in them.
+        able = eligible(torch.where(self.barred, lowest, order), self.architecture)
+        able = able.masked_fill(self.barred, -torch.inf)
+        ranked = able.argsort(dim=-1, descending=True, stable=True)
+        return ranked[..., : self.architecture.top_k]
+
+    def _weigh(self, chosen: Tensor) -> Tensor:
+        """Return weights of chosen experts' scores, normalized and scaled as the family says."""
+        if self.architecture.normalized:
+            chosen = chosen / (chosen.sum(-1, keepdim=True) + 1e-20)
+        return chosen * self.architecture.scale
+
+    # Its weights.
 
     def scaled(self, factors: Tensor, rows: Tensor, *, renorm: bool) -> Self:
         """Return the choice with weights times `factors` `[token, slot]`, for some rows.
@@ -88,18 +168,16 @@ class Choice:
             before, after = (w.sum(-1, keepdim=True) for w in (self.weights, weights))
             weights = torch.where(after > 0, weights * before / after.clamp(min=1e-20), weights)
         # A factor of 1 everywhere leaves a token as it was, to the bit.
-        changed = (rows & (factors != 1).any(-1)).unsqueeze(-1)
-        return replace(self, weights=torch.where(changed, weights, self.weights))
+        return self.weighed(weights, rows & (factors != 1).any(-1))
+
+    def weighed(self, weights: Tensor, rows: Tensor) -> Self:
+        """Return the choice with other weights `[token, slot]`, for some rows."""
+        kept = torch.where(rows.unsqueeze(-1), weights.to(self.weights.dtype), self.weights)
+        return replace(self, weights=kept)
 
     def holds(self, experts: Tensor) -> Tensor:
         """Return which slots `[token, slot]` hold one of some experts `[n]`."""
         return torch.isin(self.experts, experts.to(self.experts))
-
-    def _weigh(self, chosen: Tensor) -> Tensor:
-        """Return weights of chosen experts' scores, normalized and scaled as the family says."""
-        if self.architecture.normalized:
-            chosen = chosen / (chosen.sum(-1, keepdim=True) + 1e-20)
-        return chosen * self.architecture.scale
 
 
 def made(event: RouterEvent, bias: Tensor | None, architecture: Architecture) -> Choice:
@@ -111,13 +189,24 @@ def made(event: RouterEvent, bias: Tensor | None, architecture: Architecture) ->
         architecture: The model's.
     """
     scores = event.scores
+    ranked = architecture.layers[event.layer].routing != HASH
+    bias = None if bias is None else bias.to(scores.device)
+    standing = torch.zeros_like(scores)
+    if not ranked:
+        standing = standing.scatter(-1, event.experts.long(), 1.0)
     return Choice(
         layer=event.layer,
         positions=event.positions,
+        logits=event.logits,
         scores=scores,
-        selection=scores if bias is None else scores + bias.to(scores.device),
+        selection=scores if bias is None else scores + bias,
+        bias=bias,
+        standing=standing,
+        barred=torch.zeros_like(scores, dtype=torch.bool),
+        moved=torch.zeros_like(scores[:, 0], dtype=torch.bool),
         experts=event.experts,
         weights=event.weights,
         architecture=architecture,
-        ranked=architecture.layers[event.layer].routing != HASH,
+        scoring=event.scoring,
+        ranked=ranked,
     )

@@ -19,7 +19,7 @@ from v4kit.recording.meta import model_name, trace_meta
 from v4kit.recording.passes import PassRecorder
 from v4kit.recording.routers import find_routers
 from v4kit.recording.size import check_size
-from v4kit.recording.taps import attached, router_tap
+from v4kit.recording.taps import attached
 from v4kit.recording.text import text_columns
 from v4kit.trace import Trace
 
@@ -63,7 +63,8 @@ class Recording:
         if edits:
             self._editing = _together(edits)(hf_model, family, self._architecture, edits)
             self._meta["edits"] = self._editing.data
-        self._scoring, self._routers = family.scoring, routers
+        self._routers = routers
+        self._prompt: int | None = None
         self._positions = torch.empty(0)
         self._documents: list[_Document] = []
         self._of_cache: WeakKeyDictionary[Any, list[_Document]] = WeakKeyDictionary()
@@ -74,11 +75,12 @@ class Recording:
 
     def hooks(self) -> list[tuple[Any, Any]]:
         """Return the forward hooks: edits, routers, decoder, model."""
-        base, editing = self._hf.base_model, self._editing
-        edits = [
-            (self._routers[i], router_tap(i, self._scoring, lambda: self._positions, editing.tap))
-            for i in (editing.layers if editing else ())
-        ]
+        base, edits = self._hf.base_model, []
+        if self._editing:
+            edits = [
+                *self._recorder.first(self._editing.layers),
+                *self._editing.hooks(self._routers, lambda: self._positions, lambda: self._prompt),
+            ]
         return [
             *edits,
             *self._recorder.hooks,
@@ -112,7 +114,7 @@ class Recording:
             batch = given["input_ids"].shape[0]
             self._positions = torch.arange(before, before + length).repeat(batch)
             # A single token fed to a filled cache counts as generated.
-            self._editing.prompt = 0 if length == 1 and before else None
+            self._prompt = 0 if length == 1 and before else None
         self._recorder.begin(before, length)
 
     def _guard(self, cache: Any) -> None:
@@ -210,11 +212,12 @@ def _together(edits: Sequence[Any]) -> Callable[..., Any]:
     Raises:
         InputError: They are no edits.
     """
-    together = getattr(edits[0], "together", None)
+    several: list[Any] = list(edits) if hasattr(edits, "__iter__") else [edits]
+    together = getattr(several[0], "together", None)
     if together is None:
         raise InputError(
             "edits takes edits, such as [v4kit.ablate(layer=2, experts=[7])]; given was "
-            f"{list(edits)!r}."
+            f"{several!r}."
         )
     found: Callable[..., Any] = together
     return found

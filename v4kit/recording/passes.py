@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from v4kit.arch import Architecture, Family
 from v4kit.core import Record
 from v4kit.recording.attention import AttentionRecorder
+from v4kit.recording.displaced import DisplacedRecorder
 from v4kit.recording.modules import find_attentions, find_compressors
 from v4kit.recording.outputs import OutputRecorder
 from v4kit.recording.pooling import PoolingRecorder
@@ -24,7 +25,8 @@ from v4kit.trace import Trace, make_trace
 class PassRecorder:
     """Records routing and attention of forward passes; one counts once it is committed.
 
-    `hooks` are `(module, hook)` for all that is recorded; attach them after all that may edit.
+    `hooks` are `(module, hook)` for all that is recorded; attach them after all that may edit, and
+    `first(layers)` before the edits of some layers.
     `kept` is the Record, without attention if the model returns none.
     """
 
@@ -45,6 +47,8 @@ class PassRecorder:
             self._pooling = PoolingRecorder(find_compressors(attentions, family), architecture)
         self._outputs = OutputRecorder(hf_model, family, architecture) if record.outputs else None
         self._streams = StreamRecorder(hf_model, family, architecture) if record.streams else None
+        self._displaced = DisplacedRecorder(routers)
+        self.first = self._displaced.hooks
         every = (self.routing, self.attention, self._pooling, self._outputs, self._streams)
         self._all = [one for one in every if one is not None]
         self.hooks: list[tuple[nn.Module, Hook | Before]] = [
@@ -58,7 +62,7 @@ class PassRecorder:
 
     def discard(self) -> None:
         """Forget a pass that did not end."""
-        for one in self._all:
+        for one in (*self._all, self._displaced):
             one.discard()
 
     def commit(self, rows: Tensor | None = None, documents: Sequence[int] = (0,)) -> None:
@@ -68,6 +72,8 @@ class PassRecorder:
             rows: Which of its rows, and in which order; all if not given.
             documents: The document of each row of the batch.
         """
+        # Before routing takes its rows in, so that it still tells where they begin.
+        self._displaced.commit(len(self.routing), rows)
         for one in (self.routing, self.attention, self._outputs, self._streams):
             if one is not None:
                 one.commit(rows)
@@ -96,6 +102,7 @@ class PassRecorder:
             arrays |= self._outputs.arrays(arrays["experts"], completed)
         if self._streams:
             arrays |= self._streams.arrays(length, completed)
+        arrays |= self._displaced.arrays(arrays["experts"])
         if order is not None:
             arrays = {n: a if n == "bias" else a[order] for n, a in arrays.items()}
         meta = {**meta, "attention": self.attention.meta}

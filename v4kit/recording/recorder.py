@@ -49,6 +49,11 @@ class RoutingRecorder:
         self._waiting: dict[tuple[int, ...], tuple[int, list[list[Tensor]]]] = {}
         self._groups: dict[tuple[int, ...], Rows] = {}
         self._bias: dict[int, np.ndarray] = {}
+        self._committed = 0
+
+    def __len__(self) -> int:
+        """How many rows count."""
+        return self._committed
 
     def hooks(self) -> list[tuple[nn.Module, Hook]]:
         """Return `(module, hook)` for every router; attach them after all that may edit."""
@@ -84,6 +89,8 @@ class RoutingRecorder:
             )
         if self._reduced:
             self._settle()
+        some = next(iter(self._reduced.values()))["experts"] if self._reduced else None
+        tokens = len(next(iter(self._pending.values()))[2]) if some is None else len(some)
         for layers in self._by_device():
             if self._reduced:
                 values = self._joined(layers)
@@ -92,6 +99,7 @@ class RoutingRecorder:
                 self._groups.setdefault(layers, Rows()).append(values)
             else:
                 self._wait(layers, rows)
+        self._committed += tokens if rows is None else len(rows)
         self.discard()
 
     @torch.no_grad()

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from v4kit.attention import concat_attention, concat_rows
 from v4kit.errors import InputError, TraceError
+from v4kit.trace.schema import BY_NAME, OF_EDITS
 from v4kit.trace.trace import Trace
 
 
@@ -30,6 +32,7 @@ def concat(traces: Iterable[Trace]) -> Trace:
     first = parts[0]
     for part in parts[1:]:
         _check_alike(first, part)
+    edited = [name for name in OF_EDITS if any(name in part.routing for part in parts)]
     frames, next_document = [], 0
     for part in parts:
         numbers, known = pd.factorize(part.tokens["document"])
@@ -37,7 +40,7 @@ def concat(traces: Iterable[Trace]) -> Trace:
         frames.append(part.tokens.assign(document=document))
         next_document += len(known)
     tokens = pd.concat(frames, ignore_index=True)
-    routing = concat_rows([part.routing for part in parts])
+    routing = concat_rows([_with(part.routing, edited) for part in parts])
     kept = [part.stored_attention for part in parts if part.stored_attention is not None]
     attention = concat_attention(kept) if kept else None
     return Trace(tokens, routing, _joined_meta([part.meta for part in parts]), attention)
@@ -50,11 +53,12 @@ def _check_alike(first: Trace, other: Trace) -> None:
             f"Traces of different architectures can't be joined: {first!r} and {other!r}. "
             "Keep them apart, and compare them."
         )
-    if set(other.routing.data_vars) != set(first.routing.data_vars):
+    names, known = ({*one.routing.data_vars} - {*OF_EDITS} for one in (other, first))
+    if names != known:
         raise TraceError(
             "Traces recorded with different settings can't be joined: one has "
-            f"{sorted(map(str, first.routing.data_vars))}, another "
-            f"{sorted(map(str, other.routing.data_vars))}. Record them with the same Record."
+            f"{sorted(map(str, known))}, another {sorted(map(str, names))}. "
+            "Record them with the same Record."
         )
     if _attended(other) != _attended(first):
         raise TraceError(
@@ -66,6 +70,17 @@ def _check_alike(first: Trace, other: Trace) -> None:
             "Traces with different selection biases can't be joined: their models differ. "
             "Keep them apart, and compare them."
         )
+
+
+def _with(routing: xr.Dataset, names: Iterable[str]) -> xr.Dataset:
+    """Return a routing Dataset that has these variables, empty where it lacked them."""
+    for name in names:
+        if name not in routing:
+            variable = BY_NAME[name]
+            shape = tuple(routing.sizes[dim] for dim in variable.dims)
+            empty = np.full(shape, variable.missing, variable.dtype)
+            routing = routing.assign({name: (variable.dims, empty, {"meaning": variable.meaning})})
+    return routing
 
 
 def _attended(trace: Trace) -> str:

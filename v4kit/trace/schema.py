@@ -69,11 +69,13 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("weights", (TOKEN, LAYER, SLOT), "float32", np.nan, "factor on the expert's output"),
     Variable("scores", (TOKEN, LAYER, SLOT), "float32", np.nan, "unbiased affinity of the expert"),
     Variable("margin", (TOKEN, LAYER), "float32", np.nan, "lowest selection score of the chosen "
-             "minus the runner-up's"),
+             "minus the runner-up's; below 0 where an edit kept a better one out"),
     Variable("runner_up", (TOKEN, LAYER), "int16", NONE, "best expert that was not chosen, of "
              "the groups that were open"),
     Variable("bias_flips", (TOKEN, LAYER), "int16", NONE, "chosen experts that the unbiased "
              "scores would not have chosen"),
+    Variable("displaced", (TOKEN, LAYER, SLOT), "int16", NONE, "expert that the router chose and "
+             "an edit put another in the place of; −1 none"),
     Variable("router_scores", (TOKEN, LAYER, EXPERT), "float32", np.nan, "scores of all experts"),
     Variable("output_norm", (TOKEN, LAYER, SLOT), "float32", np.nan, "Euclidean norm of the "
              "expert's output, before its weight"),
@@ -94,8 +96,10 @@ VARIABLES: tuple[Variable, ...] = (
 
 COLUMN_NAMES = tuple(column.name for column in COLUMNS)
 BY_NAME = {variable.name: variable for variable in VARIABLES}
-EXPERT_IDS = ("experts", "runner_up")
+EXPERT_IDS = ("experts", "runner_up", "displaced")
 """Variables whose values are expert ids."""
+OF_EDITS = ("displaced",)
+"""Variables that only traces of edited runs have; in others nothing was displaced."""
 
 
 def routing_dataset(arrays: dict[str, Any], meta: dict[str, Any]) -> xr.Dataset:
