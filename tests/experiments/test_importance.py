@@ -197,6 +197,18 @@ class TestResuming:
         with pytest.raises(InputError, match="does not hold an experiment"):
             causal_importance(model, model.read(TEXT), tokens=[3], save_to=file, **OPTIONS)
 
+    def test_a_file_of_other_documents_or_another_precision(self, tmp_path) -> None:
+        model, file = zoo.model("small"), tmp_path / "found.npz"
+        whole = model.read(TEXT)
+        ids = whole.tokens["id"].tolist()
+        parts = model.read_many([ids[:8], ids[8:]], progress=False)
+        causal_importance(model, parts, tokens=[3], save_to=file, **OPTIONS)
+        with pytest.raises(InputError, match="another text, model"):
+            causal_importance(model, whole, tokens=[3], save_to=file, **OPTIONS)
+        coarse = v4kit.wrap(zoo.fresh("small", dtype=torch.bfloat16), zoo.tokenizer())
+        with pytest.raises(InputError, match="in another precision"):
+            causal_importance(coarse, parts, tokens=[3], save_to=file, **OPTIONS)
+
     def test_a_file_of_another_run(self, tmp_path) -> None:
         model, file = zoo.model("small"), tmp_path / "found.npz"
         causal_importance(model, model.read(TEXT), tokens=[3], save_to=file, **OPTIONS)
@@ -213,6 +225,11 @@ class TestResuming:
         ({"tokens": [999]}, "rows of the trace that a token follows"),
         ({"tokens": []}, "rows of the trace that a token follows"),
         ({"layers": [77]}, "Layers with a router"),
+        ({"layers": []}, "Layers with a router"),
+        ({"layers": ["3"]}, "layers takes whole numbers"),
+        ({"tokens": [3.7]}, "tokens takes whole numbers"),
+        ({"seed": "a"}, "seed is a whole number"),
+        ({"save_to": "no-such-folder/found.npz"}, "no folder 'no-such-folder'"),
         ({"batch": 0}, "batch is a whole number"),
     ],
 )
@@ -220,6 +237,27 @@ def test_refusals(options, message) -> None:
     model = zoo.model("small")
     with pytest.raises(InputError, match=message):
         causal_importance(model, model.read(TEXT), **OPTIONS, **options)
+
+
+def test_one_token_and_one_layer() -> None:
+    model = zoo.model("small")
+    trace = model.read(TEXT)
+    one = causal_importance(model, trace, tokens=3, layers=4, **OPTIONS)
+    several = causal_importance(model, trace, tokens=[3], layers=[4], **OPTIONS)
+    assert one.identical(several)
+
+
+@pytest.mark.parametrize("batch", [1, 6, 64])
+def test_an_expert_that_rounding_changed_is_left_out(batch) -> None:
+    """One other expert is rounding, whatever the batch; most others are another model."""
+    model = zoo.model("small")
+    trace = model.read(TEXT)
+    experts = trace.routing["experts"].to_numpy().copy()
+    experts[5, 4, 0] = next(e for e in range(16) if e not in experts[5, 4])
+    trace.routing["experts"] = (trace.routing["experts"].dims, experts)
+    found = causal_importance(model, trace, tokens=[5], batch=batch, **OPTIONS)
+    missing = np.argwhere(np.isnan(found["kl"].sel(token=5).values))
+    assert missing.tolist() == [[4, 0]]
 
 
 def test_traces_of_something_else() -> None:

@@ -5,17 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 
 from v4kit.core import HASH, NONE
 from v4kit.engines import Model
 from v4kit.errors import InputError, UnsupportedModel
-from v4kit.experiments.documents import check_pair, chunk_of, read_until
+from v4kit.experiments.documents import (
+    check_edits,
+    check_pair,
+    chunk_of,
+    prompt_of,
+    read_until,
+)
 from v4kit.experiments.writing import EXPERT, directions, state_of
 from v4kit.trace import Trace
 
-LARGEST = 2e-2
-"""Residual above which the summands are not those of the model."""
+LARGEST = {torch.float64: 1e-4, torch.float32: 1e-4}
+"""Residual above which the summands are not those of the model, by the dtype of its state; some ten
+times what rounding leaves. Streams mixed the wrong way round leave 1e-3 and more."""
+_ROUGH = 2e-2
+"""The same for dtypes of 16 bits."""
 SUMMAND = "summand"
 Target = int | str | tuple[int | str, int | str]
 
@@ -32,7 +42,7 @@ def attribution(model: Model, trace: Trace, token: int, target: Target | None = 
     say: `v4kit.ablate`.
 
     The model reads the token's document once more, in float64 sums of its own outputs; edits of
-    `model.edit` act as they do elsewhere.
+    `model.edit` act as they do elsewhere, and those that the trace was recorded under have to act.
 
     Args:
         model: The model.
@@ -50,19 +60,22 @@ def attribution(model: Model, trace: Trace, token: int, target: Target | None = 
         `target_text`.
 
     Raises:
-        InputError: No such row or target; the trace is of another model or begins amid a document.
-        UnsupportedModel: The residual is above 2e-2: the sum is not this model's logit.
+        InputError: No such row or target; the trace is of another model, begins amid a document, or
+            was recorded under edits that do not act now.
+        UnsupportedModel: The residual is above 1e-4, or above 2e-2 in bfloat16: the sum is not this
+            model's logit.
     """
     check_pair(model, trace)
+    check_edits(model, trace)
     ids = read_until(trace, token)
     row = int(token) % len(trace)
     targets = _targets(model, trace, row, target)
-    state = state_of(model, ids, chunk_of(trace))
+    state = state_of(model, ids, chunk_of(trace), prompt_of(trace, row))
     toward, signs = directions(model, targets, state.final), np.array([1.0, -1.0])[: len(targets)]
     values = np.array([float(signs @ (toward @ one.vector).numpy()) for one in state.written])
     logit = float(signs @ state.logits[targets].numpy())
     residual = abs(values.sum() - logit) / np.abs(values).sum()
-    if not residual <= LARGEST:
+    if not residual <= LARGEST.get(state.dtype, _ROUGH):
         raise UnsupportedModel(
             f"The summands add up to {values.sum():.4f}, but the model's logit is {logit:.4f}: "
             f"{residual:.1%} of all that was added is missing, so this model's state is not the "
@@ -96,9 +109,12 @@ def _targets(model: Model, trace: Trace, row: int, target: Any) -> list[int]:
     """
     if target is not None:
         several = target if isinstance(target, tuple) else (target,)
-        if len(several) > 2:
-            raise InputError(f"target is one token, or a pair of them; given was {target!r}.")
-        return [_id(model, one) for one in several]
+        ids = [_id(model, one) for one in several] if 0 < len(several) <= 2 else []
+        if not ids or len(set(ids)) < len(ids):
+            raise InputError(
+                f"target is one token, or a pair of two different ones; given was {target!r}."
+            )
+        return ids
     documents = trace.tokens["document"]
     if row + 1 < len(trace) and documents.iloc[row + 1] == documents.iloc[row]:
         return [int(trace.tokens["id"].iloc[row + 1])]

@@ -47,6 +47,8 @@ def read_until(trace: Trace, token: object) -> list[int]:
         InputError: There is no such row, or the trace lacks the beginning of its document.
     """
     rows = len(trace)
+    if not rows:
+        raise InputError("The trace is empty, so there is no token to ask about.")
     if not isinstance(token, (int, np.integer)) or not -rows <= token < rows:
         raise InputError(f"token is a row of the trace, from 0 to {rows - 1}; given was {token!r}.")
     row = int(token) % rows
@@ -61,6 +63,32 @@ def read_until(trace: Trace, token: object) -> list[int]:
     if NONE in ids:
         raise InputError("The trace has no token ids, so the model can't read its text again.")
     return [int(i) for i in ids]
+
+
+def prompt_of(trace: Trace, token: int) -> int | None:
+    """Return how many tokens of a row's document were not generated; None: all of them."""
+    document = trace.tokens["document"]
+    phases = trace.tokens["phase"][document == document.iloc[token]]
+    return int((phases == "prompt").sum()) if (phases == "generated").any() else None
+
+
+def check_edits(model: Model, trace: Trace) -> None:
+    """Refuse a trace of edits that do not act now.
+
+    Raises:
+        InputError: It is one.
+    """
+    told = trace.meta.get("edits")
+    if told and told != model.edits:
+        raise InputError(
+            f"The trace was recorded under edits ({', '.join(_names(told))}) that do not act now, "
+            "so that the model would do something else. Ask inside the same model.edit(…), or of "
+            "a trace without edits."
+        )
+
+
+def _names(edits: list[Any]) -> list[str]:
+    return [str(one["edit"]) if isinstance(one, dict) else "several" for one in edits]
 
 
 def chunk_of(trace: Trace) -> int:

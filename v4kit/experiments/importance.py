@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from v4kit.analysis.used import whole_number
 from v4kit.core import HASH, LAYER, NONE, SLOT, TOKEN
 from v4kit.engines import Model
 from v4kit.errors import InputError
+from v4kit.experiments.asked import layers_of, rows_of
 from v4kit.experiments.branching import Swap, log_probabilities
 from v4kit.experiments.documents import check_pair, chunk_of, read_until
 from v4kit.experiments.kept import Kept
@@ -109,15 +111,16 @@ def causal_importance(
 
     Raises:
         InputError: Tokens or layers that are not there; the trace is of another model, or its
-            experts are not those that the model uses; the file is of another run.
+            experts are not those that the model uses; the file is of another run, or has no folder.
     """
     check_pair(model, trace)
     batch = whole_number("batch", batch, least=1)
     if model.edits:
         raise InputError("causal_importance compares with the model as it is: call it unedited.")
-    rows, chosen = _rows(trace, tokens), _layers(model, layers)
+    rows, chosen = rows_of(trace, tokens), layers_of(model, layers)
     shape = (len(rows), model.architecture.n_layers, model.architecture.top_k)
-    kept = Kept.begin(save_to, shape, _about(trace, rows, chosen, seed))
+    seed = whole_number("seed", seed, least=0)
+    kept = Kept.begin(save_to, shape, _about(model, trace, rows, chosen, seed))
     count = expert_load(trace)["count"].to_numpy()
     places = {row: place for place, row in enumerate(rows)}
     bar = tqdm(total=len(rows), initial=kept.done, unit="tok", disable=not progress)
@@ -125,14 +128,15 @@ def causal_importance(
         for row, cache in _pasts(model, trace, rows[kept.done :]):
             ids, after = read_until(trace, row), int(trace.tokens["id"].iloc[row + 1])
             cells = list(_cells(model, trace, row, _Asked(chosen, count, seed)))
+            same: list[bool] = []
             for start in range(0, len(cells), batch):
                 some = cells[start : start + batch]
                 edits = [(cell.layer, cell.edit) for cell in some]
                 logs, used = log_probabilities(model, ids[-1], len(ids) - 1, cache, edits)
-                same = [cell.expert in used[cell.layer] for cell in some]
-                _check_same(row, same)
-                logs[1:][~torch.tensor(same)] = torch.nan
+                same += [cell.expert in used[cell.layer] for cell in some]
+                logs[1:][~torch.tensor(same[start:])] = torch.nan
                 _keep(kept, places[row], some, logs, after)
+            _check_same(row, same)
             kept.step()
             bar.update(1)
     except KeyboardInterrupt:
@@ -205,49 +209,17 @@ def _pasts(model: Model, trace: Trace, rows: list[int]) -> Iterator[tuple[int, A
         yield row, cache
 
 
-def _rows(trace: Trace, tokens: Sequence[int] | None) -> list[int]:
-    """Return rows in the order of the trace.
-
-    Raises:
-        InputError: One is not there, was not fed, or no token follows it.
-    """
-    document = trace.tokens["document"].to_numpy()
-    fed = trace.tokens["valid"].to_numpy()
-    able = np.flatnonzero((document[1:] == document[:-1]) & fed[:-1])
-    if tokens is None:
-        return [int(row) for row in able]
-    rows = sorted({int(row) for row in tokens})
-    wrong = sorted(set(rows) - set(able.tolist()))
-    if wrong or not rows:
-        raise InputError(
-            f"tokens are rows of the trace that a token follows in the same document; given was "
-            f"{wrong[0] if wrong else list(tokens)!r}."
-        )
-    return rows
-
-
-def _layers(model: Model, layers: Sequence[int] | None) -> list[int]:
-    """Return layer indices.
-
-    Raises:
-        InputError: One has no router.
-    """
-    routed = list(model.architecture.routed)
-    chosen = routed if layers is None else sorted(set(layers))
-    wrong = [layer for layer in chosen if layer not in routed]
-    if wrong or not chosen:
-        known = ", ".join(map(str, routed))
-        raise InputError(f"Layers with a router are {known}; given was {list(layers or [])!r}.")
-    return chosen
-
-
-def _about(trace: Trace, rows: list[int], layers: list[int], seed: int) -> dict[str, Any]:
+def _about(
+    model: Model, trace: Trace, rows: list[int], layers: list[int], seed: int
+) -> dict[str, Any]:
     """Return what makes two runs the same."""
-    ids = trace.tokens["id"].to_numpy()
+    experts = np.ascontiguousarray(trace.routing["experts"].to_numpy())
+    own = {name: model.meta[name] for name in ("model", "revision", "dtype", "router_dtype")}
     return {
-        "model": trace.meta["model"],
-        "revision": trace.meta.get("revision"),
-        "ids": [int(i) for i in ids],
+        **own,
+        "ids": [int(i) for i in trace.tokens["id"].to_numpy()],
+        "documents": [int(i) for i in trace.tokens["document"].to_numpy()],
+        "experts": hashlib.sha256(experts.tobytes()).hexdigest(),
         "rows": rows,
         "layers": layers,
         "seed": seed,

@@ -34,11 +34,18 @@ class Kept:
         """Return what the file holds, or nothing yet.
 
         Raises:
-            InputError: The file is of another run, or none of this kit's.
+            InputError: The file is of another run or none of this kit's, or its folder is not
+                there.
         """
         kept = cls(None if path is None else Path(path), shape, json.dumps(about))
         if kept._path is not None and kept._path.exists():
             kept._read(kept._path)
+        elif kept._path is not None and not kept._path.parent.is_dir():
+            # Now, not when all the work is done.
+            raise InputError(
+                f"There is no folder {str(kept._path.parent)!r} to write {kept._path.name} to. "
+                "Make it first."
+            )
         return kept
 
     def _read(self, path: Path) -> None:
@@ -52,7 +59,8 @@ class Kept:
             ) from error
         if not same:
             raise InputError(
-                f"{path} holds the same experiment on another text, model, tokens or seed. "
+                f"{path} holds the same experiment on another text, model, tokens or seed, "
+                "or in another precision. "
                 "Give another file, or remove it."
             )
         self.kl, self.delta, self.control = (arrays[n] for n in ("kl", "delta", "control"))

@@ -48,6 +48,8 @@ class State:
     """The model's logits `[vocabulary]`, float64."""
     written: list[Written]
     """Its summands."""
+    dtype: torch.dtype
+    """What the model computed the state in."""
 
 
 class _Catcher:
@@ -103,13 +105,20 @@ class _Catcher:
         return blocks[:, 0].tolist(), float(embedding[0])
 
 
-def state_of(model: Model, ids: list[int], chunk: int) -> State:
-    """Return the state of the last of some tokens, in one reading of them all."""
+def state_of(model: Model, ids: list[int], chunk: int, prompt: int | None) -> State:
+    """Return the state of the last of some tokens, in one reading of them all.
+
+    Args:
+        model: The model.
+        ids: The tokens.
+        chunk: How many are read at once.
+        prompt: How many of them count as the prompt for edits; None: all.
+    """
     catcher, cache, start = _Catcher(model), None, 0
     while len(ids) - start > chunk:
-        _, cache = model.forward(ids[start : start + chunk], start, cache, [])
+        _, cache = model.forward(ids[start : start + chunk], start, cache, [], prompt=prompt)
         start += chunk
-    logits, _ = model.forward(ids[start:], start, cache, catcher.hooks())
+    logits, _ = model.forward(ids[start:], start, cache, catcher.hooks(), prompt=prompt)
     blocks, embedding = catcher.factors()
     written = []
     for (part, layer), found in catcher.kept.items():
@@ -129,8 +138,9 @@ def state_of(model: Model, ids: list[int], chunk: int) -> State:
     # In the order in which they are added.
     order = {EMBEDDING: 0, ATTENTION: 1, EXPERT: 2, DENSE_BLOCK: 2, SHARED: 3}
     written.sort(key=lambda one: (one.layer, order[one.part], one.slot))
-    final = catcher.kept["final", -1].double().cpu()
-    return State(final, logits[-1].double().cpu(), written)
+    final = catcher.kept["final", -1]
+    logit = logits[-1].double().cpu()
+    return State(final.double().cpu(), logit, written, final.dtype)
 
 
 def final_norm(model: Model) -> Any:
