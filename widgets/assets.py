@@ -28,6 +28,7 @@ MODULES = (
     "token-panel",
     "expert-panel",
     "routing",
+    "edit-list",
     "playground",
     "attended",
     "block-bands",

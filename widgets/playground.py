@@ -10,16 +10,17 @@ from traitlets import Bool, Float, Int, List, Unicode
 
 from v4kit.errors import InputError, V4KitError
 from v4kit.models.chat import EFFORTS, USER
+from v4kit.widgets.edited import EditedView, effect
 from v4kit.widgets.interrupts import INTERRUPTS, main_loop
-from v4kit.widgets.routing import RoutingView
 from v4kit.widgets.runs import Run
 from v4kit.widgets.view import Reply, View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from v4kit.core import Record
     from v4kit.engines import Engine, Model
+    from v4kit.intervene import Edit
     from v4kit.trace import Trace
 
 KEPT = 20
@@ -38,22 +39,25 @@ ENDED = {
 """What is said of a run that has ended, by its stream's reason to end."""
 
 
-class Playground(RoutingView):
+class Playground(EditedView):
     """A prompt or a chat; the answer streams in, coloured by expert, beside the grid of experts.
 
     Everything that can be clicked can be called: `run`, `stop`, `go_on`, `retry`, `clear`; all
-    settings are traits. `trace` is the latest run's, whole at any moment, empty before the
-    first; `traces` are those of all runs that have ended, oldest first.
+    settings are traits, and `edits` are what the next run's routing is edited by. `trace` is the
+    latest run's, whole at any moment, empty before the first; `traces` are those of all runs that
+    have ended, oldest first.
 
     Args:
         model: A Model, made by `v4kit.load` or `v4kit.wrap`, or an Engine, made by `v4kit.connect`:
             it writes first, and tells the experts once the text has ended or was stopped.
         record: What to record.
+        edits: Edits of the routing, as `v4kit.ablate` and its like make them; the page shows them
+            with sliders.
         traits: `prompt`, `chat`, `max_new_tokens`, `temperature`, `top_p`, `seed`, `thinking`,
             `layer`, `theme`.
 
     Raises:
-        InputError: It is no Model.
+        InputError: It is no Model, or an edit can't take effect in it.
     """
 
     prompt = Unicode(help="Text to go on from, or the next message of a chat.").tag(sync=True)
@@ -77,7 +81,12 @@ class Playground(RoutingView):
     _run: Run | None = None
 
     def __init__(
-        self, model: Model | Engine, *, record: Record | None = None, **traits: Any
+        self,
+        model: Model | Engine,
+        *,
+        record: Record | None = None,
+        edits: Iterable[Edit] = (),
+        **traits: Any,
     ) -> None:
         if not hasattr(model, "stream"):
             raise InputError(
@@ -96,15 +105,15 @@ class Playground(RoutingView):
         # Nothing is computed for it: a stream only begins with its first step.
         empty = model.stream([0], max_new_tokens=1).trace[:0]
         lacks = " ".join(dict.fromkeys(getattr(model, "lacks", {}).values()))
-        super().__init__(empty, _chats=chats, _efforts=efforts, _lacks=lacks, **traits)
+        super().__init__(empty, edits=edits, _chats=chats, _efforts=efforts, _lacks=lacks, **traits)
 
     def run(self, prompt: str | None = None, **settings: Any) -> Run:
         """Begin a run; `trace = await playground.run("…")` waits for its end.
 
         Args:
             prompt: What to go on from; the `prompt` that is in the box if not given.
-            settings: `chat`, `max_new_tokens`, `temperature`, `top_p`, `seed`, `thinking`; they
-                stay for the next run.
+            settings: `chat`, `max_new_tokens`, `temperature`, `top_p`, `seed`, `thinking`,
+                `edits`; they stay for the next run.
 
         Raises:
             InputError: The prompt or a setting can't be used, or a run is going on.
@@ -169,7 +178,16 @@ class Playground(RoutingView):
 
     # A run, from its beginning to its end.
 
-    _settings = ("prompt", "chat", "max_new_tokens", "temperature", "top_p", "seed", "thinking")
+    _settings = (
+        "prompt",
+        "chat",
+        "max_new_tokens",
+        "temperature",
+        "top_p",
+        "seed",
+        "thinking",
+        "edits",
+    )
 
     def _asked(self) -> str | list[dict[str, str]]:
         if not self.prompt.strip():
@@ -180,6 +198,7 @@ class Playground(RoutingView):
 
     def _begin(self, asked: str | list[dict[str, str]]) -> Run:
         self._check_idle()
+        edits = self.edits
         stream = self.model.stream(
             asked,
             max_new_tokens=self.max_new_tokens,
@@ -188,6 +207,7 @@ class Playground(RoutingView):
             seed=self.seed,
             thinking=None if isinstance(asked, str) else self.thinking,
             record=self._record,
+            **({"edits": edits} if edits else {}),
         )
         self._last = asked
         self.token = None
@@ -214,7 +234,7 @@ class Playground(RoutingView):
         self._keep(self.trace)
         reason = run.stream.stop_reason
         seed = f" Seed {self.trace.meta['seed']}." if self.temperature else ""
-        self._open, self._ended = reason in GOES_ON, ENDED[reason] + seed
+        self._open, self._ended = reason in GOES_ON, ENDED[reason] + seed + effect(self.trace)
         if run.error is not None:
             self.message = _sentence(run.error)
         if self._displayed:
@@ -253,7 +273,7 @@ class Playground(RoutingView):
             self.message = str(error)
         return {}, ()
 
-    questions: ClassVar = {**RoutingView.questions, "do": _do}
+    questions: ClassVar = {**EditedView.questions, "do": _do}
 
 
 def _reply(trace: Trace) -> dict[str, str]:

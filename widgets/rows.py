@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from v4kit.core import DENSE, TOPK
+from v4kit.core import DENSE, NONE, TOPK
 from v4kit.figures.barcode import ceiling
 from v4kit.figures.labels import visible
 from v4kit.figures.reading import Facts
@@ -81,4 +81,14 @@ def details(trace: Trace, row: int) -> dict[str, Any]:
         "role": str(token["role"]),
         "phase": str(token["phase"]),
         **{name: None if np.isnan(value) else value for name, value in numbers.items()},
+        "displaced": _displaced(trace, row),
     }
+
+
+def _displaced(trace: Trace, row: int) -> dict[int, list[int]]:
+    """Return by layer the experts of a row that edits put others in the place of."""
+    if "displaced" not in trace.routing:
+        return {}
+    found = trace.routing["displaced"].isel(token=row).to_numpy()
+    gone = {layer: ids[ids != NONE].tolist() for layer, ids in enumerate(found)}
+    return {layer: ids for layer, ids in gone.items() if ids}

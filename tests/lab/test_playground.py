@@ -4,6 +4,7 @@ import json
 
 import nbformat
 import pytest
+from playwright.sync_api import Locator
 
 from tests.lab.lab import Lab
 from tests.lab.views import (
@@ -53,6 +54,13 @@ def write(lab: Lab, cell: int, text: str, key: str = "Control+Enter") -> None:
     lab.page.keyboard.press("Control+a")
     lab.page.keyboard.type(text)
     lab.page.keyboard.press(key)
+
+
+def fill_in(box: Locator, text: str, key: str = "Enter") -> None:
+    """Type into a small box, as a person does: by keys, and one that ends it."""
+    box.press("Control+a")
+    box.press_sequentially(text)
+    box.press(key)
 
 
 def wait_for_idle(lab: Lab, cell: int) -> None:
@@ -309,4 +317,62 @@ def test_narrow_and_dark(lab: Lab) -> None:
     assert grid(lab, 1)["all"].keys() == set(range(6))
     lab.screenshot("playground-narrow")
     lab.resize(1400)
+    lab.check_quiet()
+
+
+def test_edits_by_clicks(lab: Lab) -> None:
+    """Added, changed by slider and keys, run, compared with a control, switched off, removed."""
+    opened(lab, "playground = Playground(model, max_new_tokens=24)\nplayground")
+    cell = lab.cell(1)
+    write(lab, 1, "Once upon a time")
+    wait_for_state(lab, 1, "Done: the length is reached.")
+    plain = lab.value("ids(playground.trace)")
+    cell.get_by_text("Edit the routing").click()
+    cell.locator(".v4-routing").get_by_label("Layer").first.select_option("4")
+    button(lab, 1, "Add an edit").click()
+    row = cell.locator(".v4-edits li")
+    fill_in(row.get_by_label("experts"), "3, 5")
+    row.get_by_label("What it does").select_option("force")
+    lab.check("playground.edits == [v4kit.force(4, [3, 5])]", wanted=True)
+    write(lab, 1, "Once upon a time")
+    cell.get_by_text("tokens other experts").wait_for()
+    check_text(lab, 1, "playground.trace")
+    check_totals(lab, 1, "playground.trace")
+    used = lab.value("ids(playground.trace)")
+    assert all({3, 5} <= set(layers[4]) for layers in used[:-1])
+    assert not all({3, 5} <= set(layers[4]) for layers in plain[:-1])
+    moved = "(playground.trace.routing['displaced'][:, 4] != -1).any('slot').values"
+    cell.locator(".v4-tokens span").nth(lab.value(f"int({moved}.argmax())")).click()
+    cell.get_by_text("instead of").first.wait_for()
+    lab.screenshot("playground-edits")
+
+    row.get_by_label("What it does").select_option("scale")
+    slider = row.locator("input[type=range]")
+    slider.focus()
+    for _ in range(4):
+        lab.page.keyboard.press("ArrowLeft")
+    lab.check("[edit.factor for edit in playground.edits]", [0.3])
+    row.get_by_label("Tokens that it acts on").select_option("generated")
+    button(lab, 1, "Control").click()
+    row.nth(1).wait_for()
+    lab.check("[row['on'] for row in playground._rows]", [False, True])
+    drawn = set(lab.value("playground.edits[0].experts"))
+    assert len(drawn) == 2
+    assert not drawn & {3, 5}
+    write(lab, 1, "Once upon a time")
+    wait_for_state(lab, 1, "Done")
+    lab.check("playground.trace.meta['edits'][0]['tokens']", "generated")
+
+    fill_in(row.nth(1).get_by_label("experts"), "99")
+    cell.get_by_text("Edit 2: There is no expert 99").wait_for()
+    row.nth(1).get_by_label("Remove this edit").click()
+    row.nth(1).wait_for(state="detached")
+    assert lab.page.evaluate("document.activeElement.textContent") == "Add an edit"
+    lab.check("[playground.edits, playground._refused]", [[], {}])
+    row.get_by_label("This edit acts").click()
+    lab.check("[edit.factor for edit in playground.edits]", [0.3])
+    # A number that is only typed counts when the run is begun from its box.
+    fill_in(cell.get_by_label("Length"), "7", key="Control+Enter")
+    wait_for_state(lab, 1, "Done: the length is reached.")
+    lab.check("int(sum(playground.trace.tokens['phase'] == 'generated'))", 7)
     lab.check_quiet()

@@ -1,8 +1,12 @@
 // Elements, made short. Text of tokens reaches the page as text alone.
 
+/** What arrow keys and Enter are for; JupyterLab leaves keys to the very element that says so. */
+const KEYED = new Set(["input", "select", "summary"]);
+
 /** A new element: what it knows as a property is set as one, everything else is an attribute. */
 export function h(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
+  if (KEYED.has(tag)) made.setAttribute("data-lm-suppress-shortcuts", "true");
   for (const [name, value] of Object.entries(properties)) {
     if (name in made) made[name] = value;
     else if (value !== null && value !== undefined) made.setAttribute(name, value);

@@ -1,6 +1,7 @@
 // A prompt and its settings above a run that is watched as it goes.
 
 import { button, fill, h, labelled } from "./dom.js";
+import { editList } from "./edit-list.js";
 import { routing } from "./routing.js";
 
 /** Builds the view inside `el`. */
@@ -38,6 +39,8 @@ export function playground(context) {
   const untold = h("p", { className: "v4-hint", hidden: !lacks },
     `${lacks} The ids come at the end of a run.`);
   const efforts = labelled("Reasoning", effort);
+  const edits = editList({ model, scope, link,
+    chosen: () => ({ layer: model.get("layer"), expert: model.get("expert") }) });
   const form = h("form", { className: "v4-form",
     "data-lm-suppress-shortcuts": "true", onsubmit: (event) => event.preventDefault() },
     talk, box,
@@ -46,7 +49,7 @@ export function playground(context) {
       labelled("Prompt is", kind), efforts, labelled("Length", length),
       labelled("Temperature", heat), labelled("Top-p", nucleus), labelled("Seed", seed),
       labelled("Earlier prompts", earlier)),
-    untold, notice);
+    edits, untold, notice);
   el.append(form);
   const view = routing(context);
 
@@ -157,6 +160,10 @@ export function playground(context) {
   }
   scope.hear(model, "change:messages", drawTalk);
   scope.listen(el, "keydown", (event) => {
+    // In JupyterLab the key alone changes nothing: a box would keep it back until it is left.
+    if (event.key === "Enter" && event.target.matches?.("input")) {
+      event.target.dispatchEvent(new Event("change"));
+    }
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       if (!busy()) act("run");
     } else if (event.key === "Escape" && busy()) act("stop");

@@ -46,7 +46,10 @@ export function tokenPanel({ look, choose }) {
         const chips = tape.used(row, index).map((one) =>
           chip(index, one, kind, tape.about.weightTop, index === layer && one.expert === expert));
         const name = h("th", { scope: "row" }, `${index} ${kind === "hash" ? "hash" : ""}`);
-        const cell = h("td", {}, ...(chips.length ? chips : ["–"]));
+        const gone = details?.displaced?.[index] ?? [];
+        const cell = h("td", {}, ...(chips.length ? chips : ["–"]),
+          ...(gone.length ? [h("span", { className: "v4-hint" }, `instead of ${gone.join(", ")}`)]
+            : []));
         return h("tr", { className: index === layer ? "v4-here" : "" }, name, cell);
       }),
     );
