@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 from IPython.display import display, update_display
-from traitlets import Bool, Float, Int, List, Unicode
+from traitlets import Bool, Float, Int, List, TraitError, Unicode
 
 from v4kit.errors import InputError, V4KitError
 from v4kit.models.chat import EFFORTS, USER
@@ -188,6 +188,8 @@ class Playground(EditedView):
         "thinking",
         "edits",
     )
+    _clicked = (*_settings[:-1], "_rows")
+    """What a page sends with a click."""
 
     def _asked(self) -> str | list[dict[str, str]]:
         if not self.prompt.strip():
@@ -259,7 +261,7 @@ class Playground(EditedView):
 
     # What the page asks for.
 
-    def _do(self, action: str) -> Reply:
+    def _do(self, action: str, settings: dict[str, Any] | None = None) -> Reply:
         actions: dict[str, Callable[[], object]] = {
             "run": self.run,
             "stop": self.stop,
@@ -267,9 +269,13 @@ class Playground(EditedView):
             "retry": self.retry,
             "clear": self.clear,
         }
+        run = actions[action]
         try:
-            actions[action]()
-        except V4KitError as error:
+            for name, value in (settings or {}).items():
+                if name in self._clicked:
+                    setattr(self, name, value)
+            run()
+        except (V4KitError, TraitError) as error:
             self.message = str(error)
         return {}, ()
 

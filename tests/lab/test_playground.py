@@ -133,7 +133,7 @@ def test_type_run_stop_continue_and_retry(lab: Lab) -> None:
 def test_what_is_wrong_is_said_on_the_page(lab: Lab) -> None:
     opened(lab, "playground = Playground(model, max_new_tokens=5)\nplayground")
     button(lab, 1, "▶ Run").click()
-    notice = lab.cell(1).locator(".v4-form [role=alert]")
+    notice = lab.cell(1).locator(".v4-form > [role=alert]")
     notice.get_by_text("The prompt is empty").wait_for()
     write(lab, 1, "Hello")
     wait_for_state(lab, 1, "Done: the length is reached.")
@@ -150,6 +150,10 @@ def test_what_is_wrong_is_said_on_the_page(lab: Lab) -> None:
     button(lab, 1, "New chat").click()
     lab.wait("document.querySelector('.v4-talk').hidden")
     lab.check("playground.messages", [])
+    # A number that is only typed counts when the run is begun from its box.
+    fill_in(lab.cell(1).get_by_label("Length"), "3", key="Control+Enter")
+    wait_for_state(lab, 1, "Done: the length is reached.")
+    lab.check("int(sum(playground.trace.tokens['phase'] == 'generated'))", 3)
     lab.check_quiet()
 
 
@@ -371,8 +375,4 @@ def test_edits_by_clicks(lab: Lab) -> None:
     lab.check("[playground.edits, playground._refused]", [[], {}])
     row.get_by_label("This edit acts").click()
     lab.check("[edit.factor for edit in playground.edits]", [0.3])
-    # A number that is only typed counts when the run is begun from its box.
-    fill_in(cell.get_by_label("Length"), "7", key="Control+Enter")
-    wait_for_state(lab, 1, "Done: the length is reached.")
-    lab.check("int(sum(playground.trace.tokens['phase'] == 'generated'))", 7)
     lab.check_quiet()

@@ -347,9 +347,13 @@ class TestWhatCantBe:
         for wrong in ("close", "__init__", "", None, ["run"]):
             answer, _ = page.ask("do", {"action": wrong})
             assert "error" in answer
-        playground.prompt = PROMPT
-        page.ask("do", {"action": "run"})
+        page.ask("do", {"action": "run", "settings": {"prompt": PROMPT, "max_new_tokens": "x"}})
+        assert "max_new_tokens" in playground.message
+        assert playground.traces == []
+        settings = {"prompt": PROMPT, "max_new_tokens": 3, "model": None, "edits": 5}
+        page.ask("do", {"action": "run", "settings": settings})
         eventually(lambda: len(playground.traces) == 1)
+        assert len(generated(playground.trace)) == 3
         eventually(lambda: playground.status == "idle")
         assert playground.message == ""
 

@@ -4,12 +4,17 @@ import { button, fill, h, labelled } from "./dom.js";
 import { editList } from "./edit-list.js";
 import { routing } from "./routing.js";
 
+/** What a run is begun with. It goes with the click: what is kept in step by itself may come later. */
+const SETTINGS = ["prompt", "chat", "max_new_tokens", "temperature", "top_p", "seed", "thinking",
+  "_rows"];
+
 /** Builds the view inside `el`. */
 export function playground(context) {
   const { model, el, scope, link } = context;
   const act = (action) => {
     model.save_changes();
-    return link.ask("do", { action });
+    const settings = Object.fromEntries(SETTINGS.map((name) => [name, model.get(name)]));
+    return link.ask("do", { action, settings });
   };
   const busy = () => model.get("status") !== "idle";
   const began = { rows: 0, time: 0 };
