@@ -34,12 +34,15 @@ def labelled(options: argparse.Namespace) -> Trace:
 def tasks(trace: Trace) -> dict[str, Callable[[], object]]:
     """Return what is timed, by name."""
     ids = trace.routing["experts"].to_numpy()
+    learned = np.flatnonzero(trace.routing["kind"].to_numpy() == "topk").tolist()
     return {
         BASELINE: lambda: np.bincount(ids.ravel(), minlength=256),
         "expert_load": lambda: analysis.expert_load(trace),
         "coactivation, all layers": lambda: analysis.coactivation(trace),
         "domain_specialization, 100 shuffles": lambda: analysis.domain_specialization(trace),
         "repetition": lambda: analysis.repetition(trace),
+        "paths, three layers": lambda: analysis.paths(trace, learned[:3]),
+        "hash_audit": lambda: analysis.hash_audit(trace),
         "vocabulary_specialization, 1 shuffle": lambda: analysis.vocabulary_specialization(
             trace, permutations=1
         ),

@@ -1,4 +1,4 @@
-"""Two traces of random numbers whose hash layers follow from the ids, and loops that read them."""
+"""Traces of random numbers whose hash layers follow from the ids, and loops that read them."""
 
 import numpy as np
 
@@ -43,6 +43,26 @@ def made(
     architecture = {"n_experts": EXPERTS, "top_k": TOP_K, "n_shared": 0, "weight_sum": 1.5}
     meta = {"model": "m", "ranked": ranked, "architecture": architecture | {"layers": layers}}
     return make_trace(columns, (arrays or {}) | {"experts": used}, meta)
+
+
+def with_outputs(rows=200, *, full=True, **options):
+    """A trace with weights, scores and outputs, as a recorder keeps them."""
+    rng = np.random.default_rng(8)
+    holes = (3, rows // 3, rows - 1)
+    per_slot = ("weights", "scores", "output_norm", "output_max")
+    arrays = {name: rng.random((rows, len(KINDS), TOP_K)) + 0.1 for name in per_slot}
+    arrays |= {name: rng.random((rows, len(KINDS))) + 0.1
+               for name in ("margin", "routed_norm", "shared_norm")}  # fmt: skip
+    if full:
+        arrays["router_scores"] = rng.random((rows, len(KINDS), EXPERTS))
+    for array in arrays.values():
+        array[list(holes)] = np.nan
+        array[:, KINDS.index("dense")] = np.nan
+    arrays["bias_flips"] = rng.integers(0, 3, (rows, len(KINDS)))
+    for layer, kind in enumerate(KINDS):
+        if kind != "topk":
+            arrays["margin"][:, layer], arrays["bias_flips"][:, layer] = np.nan, -1
+    return made(rng.integers(0, 20, rows), holes=holes, arrays=arrays, **options)
 
 
 def used_by(trace, row, layer, top=None):

@@ -6,7 +6,6 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-import v4kit
 from tests.analysis.samples import EXPERTS, KINDS, TOP_K, made
 from v4kit.analysis import alignment
 from v4kit.errors import InputError
@@ -32,12 +31,9 @@ def some(rows=150, alike=False):
     )  # fmt: skip
 
 
-@pytest.fixture(params=["in memory", "on disk"])
-def trace(request, tmp_path):
-    found = some()
-    if request.param == "in memory":
-        return found
-    return v4kit.open_trace(found.save(tmp_path / "pairs.v4trace"))
+@pytest.fixture
+def trace(kept):
+    return kept(some())
 
 
 def apart(trace, layer, one, other):
@@ -82,6 +78,19 @@ def test_the_null_exchanges_partners(trace) -> None:
     assert float(found["null_std"]) == pytest.approx(np.std(all_ways), rel=0.15)
 
 
+def test_documents_do_not_meet_themselves_in_the_null() -> None:
+    """In a ring of pairs an exchange can give a document itself: that is no partner."""
+    trace, layer = some(), LEARNED[0]
+    ring = [(d, (d + 1) % 5) for d in range(5)]
+    each = []
+    for way in permutations(range(5)):
+        met = [(a, b) for (a, _), b in zip(ring, way, strict=True) if a != b]
+        if met:
+            each.append(np.mean([apart(trace, layer, *pair) for pair in met]))
+    found = alignment(trace, ring, permutations=500).sel(layer=layer)
+    assert float(found["null_mean"]) == pytest.approx(np.mean(each), rel=0.02)
+
+
 def test_partners_that_agree_are_below_their_null() -> None:
     found = alignment(some(alike=True), PAIRS).sel(layer=LEARNED[0])
     assert float(found["js_bits"]) < float(found["null_mean"]) - 2 * float(found["null_std"])
@@ -94,11 +103,22 @@ def test_partners_that_agree_are_below_their_null() -> None:
         ([*PAIRS, (0, 77)], "no document 77"),
         ([0, 1, 2, 3, 4], "pairs of document numbers"),
         ([(0.5, 1.5)] * 5, "pairs of document numbers"),
+        ([(0, 1), (2, 3, 4), (5, 6)], "pairs of document numbers"),
+        ([(0, 5)] * 5, r"\(0, 5\) is given twice"),
+        ([*PAIRS, (5, 0)], r"\(5, 0\) is given twice"),
+        ([*PAIRS, (6, 6)], r"\(6, 6\) is a document and itself"),
+        ([(0, d) for d in range(1, 7)], "6 pairs of 1 documents with 6 can't be exchanged"),
     ],
 )
 def test_refusals(pairs, message) -> None:
     with pytest.raises(InputError, match=message):
         alignment(some(), pairs)
+
+
+@pytest.mark.parametrize("seed", [1.5, "x", -1])
+def test_a_seed_is_a_whole_number(seed) -> None:
+    with pytest.raises(InputError, match="seed is a whole number"):
+        alignment(some(), PAIRS, seed=seed)
 
 
 def test_no_weights() -> None:

@@ -96,8 +96,8 @@ def test_chance_agrees_with_simulation():
 
 
 def test_overlap_counts_an_expert_that_is_named_twice_once():
-    trace = import_routing([[[3, 3, 5]], [[1, -1, -1]]], n_experts=12, token_ids=[1, 2])
-    other = import_routing([[[3, 3, 3]], [[1, 2, 3]]], n_experts=12, token_ids=[1, 2])
+    trace = made([1, 2], kinds=("topk",), experts=[[[3, 3, 5]], [[1, -1, -1]]])
+    other = made([1, 2], kinds=("topk",), experts=[[[3, 3, 3]], [[1, 2, 3]]])
     assert overlap(trace, other)["value"].values.tolist() == [pytest.approx(2 / 6)]
     found = paired_overlap(trace, other)
     assert found["shared"].values.ravel().tolist() == [1, 1]
@@ -287,16 +287,14 @@ def test_traces_of_other_shapes_are_refused(compare):
         compare(made([1]), None)
 
 
-def test_traces_on_disk_are_compared_like_those_in_memory(tmp_path):
-    from v4kit.trace import open_trace
-
+@pytest.mark.parametrize("compare", [overlap, paired_overlap, risk_difference])
+def test_traces_on_disk_are_compared_like_those_in_memory(kept, compare):
     trace, other = two()
-    stored = [open_trace(t.save(tmp_path / f"{i}.v4trace")) for i, t in enumerate((trace, other))]
-    assert paired_overlap(*stored).identical(paired_overlap(trace, other))
-    assert risk_difference(*stored).identical(risk_difference(trace, other))
+    assert compare(kept(trace), other).identical(compare(trace, other))
+    assert compare(other, kept(trace)).identical(compare(other, trace))
 
 
-def test_every_result_says_what_it_holds():
+def test_pairs_that_are_none_are_refused():
     trace, other = two()
-    for found in (overlap(trace, other), paired_overlap(trace, other)):
-        assert all(variable.attrs["meaning"] for variable in found.data_vars.values())
+    with pytest.raises(InputError, match=r"pair_tokens\(trace, other\) returned; given was list"):
+        paired_overlap(trace, other, [(0, 0)])

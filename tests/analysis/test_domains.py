@@ -6,7 +6,6 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-import v4kit
 from tests.analysis.samples import EXPERTS, KINDS, TOP_K, made, used_by
 from v4kit.analysis import domain_specialization
 from v4kit.errors import InputError
@@ -32,12 +31,9 @@ def some(rows=240, documents=9, skew=False, **options):
     )  # fmt: skip
 
 
-@pytest.fixture(params=["in memory", "on disk"])
-def trace(request, tmp_path):
-    found = some(skew=True)
-    if request.param == "in memory":
-        return found
-    return v4kit.open_trace(found.save(tmp_path / "domains.v4trace"))
+@pytest.fixture
+def trace(kept):
+    return kept(some(skew=True))
 
 
 def counted(trace, layer, name_of):
@@ -45,7 +41,7 @@ def counted(trace, layer, name_of):
     count, tokens = {}, {}
     for row, document in enumerate(trace.tokens["document"]):
         name, used = name_of.get(document, ""), used_by(trace, row, layer)
-        if name and used:
+        if name and used and trace.tokens["label"].iloc[row]:
             tokens[name] = tokens.get(name, 0) + 1
             for expert in used:
                 count[name, expert] = count.get((name, expert), 0) + 1
@@ -122,6 +118,24 @@ def test_the_null_shuffles_documents(trace) -> None:
     assert float(other["null_mean"]) != float(found["null_mean"])
 
 
+def test_rows_without_label_do_not_count(kept) -> None:
+    """Documents that are labelled in part: only their labelled rows are the label's tokens."""
+    whole, some_rows = some(skew=True), np.random.default_rng(1).random(240) < 0.6
+    labels = np.where(some_rows, whole.tokens["label"], "")
+    whole.tokens["label"] = labels.astype(str)
+    trace = kept(whole)
+    found = domain_specialization(trace, permutations=3)
+    names = {d: n for d, n in zip(trace.tokens["document"], labels, strict=True) if n}
+    for layer in LEARNED:
+        share, _, told = by_definition(trace, layer, names)
+        _, tokens = counted(trace, layer, names)
+        part = found.sel(layer=layer)
+        assert part["n"].to_numpy().tolist() == [tokens["code"], tokens["story"]]
+        assert float(part["mutual_information_bits"]) == pytest.approx(told, rel=1e-12)
+        for (name, expert), value in share.items():
+            assert float(part["share"].sel(label=name, expert=expert)) == pytest.approx(value)
+
+
 def test_specialists_are_found_and_others_are_not() -> None:
     found = domain_specialization(some(skew=True, documents=24), permutations=50)
     plain = domain_specialization(some(documents=24), permutations=50)
@@ -171,7 +185,7 @@ def test_a_document_with_two_labels() -> None:
         domain_specialization(trace)
 
 
-@pytest.mark.parametrize("options", [{"permutations": 0}, {"top": 0}, {"top": 13}])
+@pytest.mark.parametrize("options", [{"permutations": 0}, {"top": 0}, {"top": 13}, {"seed": -2}])
 def test_numbers_out_of_range(options) -> None:
     with pytest.raises(InputError, match="whole number"):
         domain_specialization(some(), **options)

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import v4kit
 from tests.analysis.samples import EXPERTS, KINDS, TOP_K, made, used_by
 from v4kit.analysis import expert_load, load_matched, load_statistics
 from v4kit.analysis.load import evenness
@@ -23,13 +22,9 @@ def some(rows=150, **options):
     return made(rng.integers(0, 20, rows), document=document, holes=(3, 77, rows - 1), **options)
 
 
-@pytest.fixture(params=["in memory", "on disk"])
-def trace(request, tmp_path):
-    """The same trace, held and opened."""
-    found = some()
-    if request.param == "in memory":
-        return found
-    return v4kit.open_trace(found.save(tmp_path / "load.v4trace"))
+@pytest.fixture
+def trace(kept):
+    return kept(some())
 
 
 def counted(trace):
@@ -84,10 +79,12 @@ def by_definition(count):
 
     return {
         "entropy_bits": entropy,
+        "normalized_entropy": entropy / math.log2(n) if n > 1 else 1,
         "effective_experts": 2**entropy,
         "gini": gini,
         "cv": spread / mean,
         "max_violation": max(count) / mean - 1,
+        "balancedness": mean / max(count),
         "dead": sum(c == 0 for c in count),
         "coverage_50": coverage(0.5),
         "coverage_80": coverage(0.8),
@@ -124,6 +121,9 @@ def test_uniform_and_one_sided() -> None:
     one = evenness(np.eye(1, 16) * 9)
     assert [float(one[n][0]) for n in ("entropy_bits", "effective_experts", "dead")] == [0, 1, 15]
     assert float(one["gini"][0]) == pytest.approx(15 / 16)
+    assert [float(f["normalized_entropy"][0]) for f in (even, one)] == pytest.approx([1, 0])
+    assert [float(f["balancedness"][0]) for f in (even, one)] == pytest.approx([1, 1 / 16])
+    assert float(evenness(np.array([[5]]))["normalized_entropy"][0]) == 1
 
 
 def test_random_routing_lies_within_its_null() -> None:
@@ -187,8 +187,18 @@ class TestLoadMatched:
             (2, [EXPERTS], "expert is a whole number"),
             (2, [3, 3], "each expert once"),
             (2, range(7), "as many others"),
+            (2, 3, "a list of ids, such as"),
+            (2, "37", "a list of ids, such as"),
+            (2, [3.0], "expert is a whole number"),
+            (2.0, [3], "Layer 2.0 has no router"),
+            (True, [3], "Layer True has no router"),
         ],
     )
     def test_refusals(self, layer, experts, message) -> None:
         with pytest.raises(InputError, match=message):
             load_matched(some(), layer, experts)
+
+    @pytest.mark.parametrize("options", [{"among": 0}, {"seed": -1}, {"seed": "x"}])
+    def test_numbers_out_of_range(self, options) -> None:
+        with pytest.raises(InputError, match="whole number"):
+            load_matched(some(), 2, [], **options)

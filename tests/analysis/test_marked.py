@@ -17,8 +17,8 @@ def some(rows=300):
     return made(rng.integers(0, 20, rows), holes=(3, 77, rows - 1))
 
 
-def test_it_follows_its_definition() -> None:
-    trace = some()
+def test_it_follows_its_definition(kept) -> None:
+    trace = kept(some())
     marker = (trace.tokens["id"] < 5).to_numpy()
     found = npmi(trace, marker, min_count=15)
     for layer in range(len(KINDS)):
@@ -67,6 +67,8 @@ def test_its_bounds() -> None:
         (np.ones(299, bool), "one boolean for each of the trace's 300 rows"),
         (np.ones(300), "float64 values"),
         (np.zeros(300, bool), "marks no token"),
+        ([[True], [True, False]], "one boolean for each"),
+        ("wait", "one boolean for each"),
     ],
 )
 def test_refusals(marker, message) -> None:

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-import v4kit
-from tests.analysis.samples import EXPERTS, KINDS, TOP_K, made
+from tests.analysis.samples import EXPERTS, KINDS, TOP_K, made, with_outputs
 from v4kit.analysis import confidence, saliency, super_experts
 from v4kit.errors import InputError
 
@@ -14,32 +13,9 @@ DENSE = KINDS.index("dense")
 LAYERS = len(KINDS)
 
 
-def some(rows=200, full=True):
-    """A trace with weights, scores and outputs, as a recorder keeps them."""
-    rng = np.random.default_rng(8)
-    holes = (3, rows // 3, rows - 1)
-    per_slot = ("weights", "scores", "output_norm", "output_max")
-    arrays = {name: rng.random((rows, LAYERS, TOP_K)) + 0.1 for name in per_slot}
-    arrays |= {name: rng.random((rows, LAYERS)) + 0.1
-               for name in ("margin", "routed_norm", "shared_norm")}  # fmt: skip
-    if full:
-        arrays["router_scores"] = rng.random((rows, LAYERS, EXPERTS))
-    for array in arrays.values():
-        array[list(holes)] = np.nan
-        array[:, DENSE] = np.nan
-    arrays["bias_flips"] = rng.integers(0, 3, (rows, LAYERS))
-    for layer, kind in enumerate(KINDS):
-        if kind != "topk":
-            arrays["margin"][:, layer], arrays["bias_flips"][:, layer] = np.nan, -1
-    return made(rng.integers(0, 20, rows), holes=holes, arrays=arrays)
-
-
-@pytest.fixture(params=["in memory", "on disk"])
-def trace(request, tmp_path):
-    found = some()
-    if request.param == "in memory":
-        return found
-    return v4kit.open_trace(found.save(tmp_path / "outputs.v4trace"))
+@pytest.fixture
+def trace(kept):
+    return kept(with_outputs())
 
 
 def bits(values):
@@ -64,10 +40,13 @@ def test_confidence_follows_its_definition(trace) -> None:
     np.testing.assert_array_equal(found["margin"], trace.routing["margin"].values)
     flips = trace.routing["bias_flips"].values
     np.testing.assert_array_equal(found["bias_flips"], np.where(flips < 0, np.nan, flips))
+    for layer in range(LAYERS):
+        rows = {row for row, la, *_ in tokens_of(trace) if la == layer}
+        assert int(found["n"][layer]) == len(rows)
 
 
 def test_confidence_without_all_scores() -> None:
-    found = confidence(some(full=False))
+    found = confidence(with_outputs(full=False))
     assert found["score_entropy_bits"].isnull().all()
     assert "full" in found["score_entropy_bits"].attrs["lacks"]
     assert found["weight_entropy_bits"].notnull().any()
@@ -99,9 +78,12 @@ def test_saliency_follows_its_definition(trace) -> None:
                 "man": np.mean([x for x, _ in pairs]) if pairs else np.nan,
                 "msan": np.mean([x * x for x, _ in pairs]) if pairs else np.nan,
                 "frequency": len(pairs) / n if pairs else np.nan,
+                "weighted_frequency": math.fsum(w for _, w in pairs) / n if pairs else np.nan,
             }
             for name, value in expected.items():
                 assert float(cell[name]) == pytest.approx(value, rel=1e-9, nan_ok=True), name
+    mass = np.nansum(weight, axis=(0, 2)) / np.maximum(found["n"].to_numpy(), 1)
+    np.testing.assert_allclose(found["weighted_frequency"].sum("expert"), mass, rtol=1e-12)
     routed, shared = (trace.routing[n].values.astype(float) for n in ("routed_norm", "shared_norm"))
     for layer in set(range(LAYERS)) - {DENSE}:
         shares = [r / (r + s) for r, s in zip(routed[:, layer], shared[:, layer], strict=True)]
@@ -110,13 +92,13 @@ def test_saliency_follows_its_definition(trace) -> None:
 
 
 def test_never_used_is_not_zero() -> None:
-    trace = some(40)
+    trace = with_outputs(40)
     experts = np.where(trace.routing["experts"].values == 5, 4, trace.routing["experts"].values)
     arrays = {n: trace.routing[n].values for n in ("weights", "output_norm", "output_max",
                                                    "routed_norm", "shared_norm")}  # fmt: skip
     bare = made(np.zeros(40), experts=experts, arrays=arrays)
     found = saliency(bare).sel(expert=5)
-    for name in ("reap", "ean", "man", "msan", "frequency"):
+    for name in ("reap", "ean", "man", "msan", "frequency", "weighted_frequency"):
         assert found[name].isnull().all()
     assert super_experts(bare).sel(expert=5)["max_abs"].isnull().all()
 
@@ -156,9 +138,10 @@ def test_no_weights() -> None:
 
 
 def test_no_outputs_at_all() -> None:
-    bare = some(4)
+    bare = with_outputs(4)
     arrays = {n: np.full_like(bare.routing[n].values, np.nan) for n in ("output_max",)}
     with pytest.raises(InputError, match="No token"):
         super_experts(made(np.zeros(4), arrays=arrays))
-    with pytest.raises(InputError, match="depth"):
-        super_experts(bare, depth=0)
+    for depth in (0, 1.5, "half", None, True - 1):
+        with pytest.raises(InputError, match="depth is a share"):
+            super_experts(bare, depth=depth)

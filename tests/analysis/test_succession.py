@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-import v4kit
 from tests.analysis.samples import EXPERTS, KINDS, TOP_K, made, used_by
 from v4kit.analysis import cross_layer, expert_load, repetition
 from v4kit.errors import InputError
@@ -18,36 +17,51 @@ def some(rows=120, **options):
     return made(rng.integers(0, 6, rows), document=document, holes=(0, 50, rows - 1), **options)
 
 
-@pytest.fixture(params=["in memory", "on disk"])
-def trace(request, tmp_path):
-    """The same trace, held and opened."""
-    found = some()
-    if request.param == "in memory":
-        return found
-    return v4kit.open_trace(found.save(tmp_path / "some.v4trace"))
+@pytest.fixture
+def trace(kept):
+    return kept(some())
 
 
 def loops(trace, layer, *, different):
     """Shares over neighbours, one by one."""
-    ids, documents = (trace.tokens[name].tolist() for name in ("id", "document"))
+    ids, documents, positions = (trace.tokens[n].tolist() for n in ("id", "document", "position"))
+    place = {at: row for row, at in enumerate(zip(documents, positions, strict=True))}
     ranked = trace.routing["experts"].to_numpy()
     first = hits = pairs = 0
     overlap = []
-    for row in range(len(trace) - 1):
-        if documents[row] != documents[row + 1] or (different and ids[row] == ids[row + 1]):
+    for row in range(len(trace)):
+        after = place.get((documents[row], positions[row] + 1))
+        if after is None or (different and ids[row] == ids[after]):
             continue
-        mine, theirs = used_by(trace, row, layer), used_by(trace, row + 1, layer)
+        mine, theirs = used_by(trace, row, layer), used_by(trace, after, layer)
         if not mine or not theirs:
             continue
         pairs += 1
-        first += ranked[row, layer, 0] == ranked[row + 1, layer, 0]
+        first += ranked[row, layer, 0] == ranked[after, layer, 0]
         hits += bool(mine & theirs)
         overlap.append(len(mine & theirs) / TOP_K)
     return first / pairs, hits / pairs, math.fsum(overlap) / pairs, pairs
 
 
+def interleaved():
+    """Documents that take turns, as rows from elsewhere may."""
+    whole = some()
+    ids = whole.tokens["id"].to_numpy()
+    return made(ids, document=np.arange(len(ids)) % 3, holes=(0, 50, len(ids) - 1))
+
+
+PARTS = {
+    "whole": some,
+    "rows left out": lambda: some()[np.random.default_rng(0).random(120) < 0.7],
+    "backwards": lambda: some()[::-1],
+    "in turns": interleaved,
+}
+
+
+@pytest.mark.parametrize("part_of", PARTS)
 @pytest.mark.parametrize("different", [True, False])
-def test_repetition_is_what_loops_count(trace, different) -> None:
+def test_repetition_is_what_loops_count(kept, part_of, different) -> None:
+    trace = kept(PARTS[part_of]())
     found, part = repetition(trace), "" if different else "_all"
     for layer, kind in enumerate(KINDS):
         values = [float(found[f"{name}{part}"][layer]) for name in ("first", "any", "overlap")]
@@ -59,6 +73,39 @@ def test_repetition_is_what_loops_count(trace, different) -> None:
         assert int(found[f"n{part}"][layer]) == pairs
         assert values[1:] == pytest.approx([hits, overlap], rel=1e-12)
         assert math.isnan(values[0]) if kind == "hash" else values[0] == pytest.approx(first)
+
+
+def test_tokens_between_which_others_are_missing_are_no_pairs() -> None:
+    found = repetition(some()[np.arange(120) % 2 == 0])
+    assert not found["n_all"].any()
+    assert found["overlap_all"].isnull().all()
+
+
+def test_unknown_positions_are_no_neighbours() -> None:
+    trace = made([1, 2, 3])
+    trace.tokens["position"] = np.array([-1, 0, 1], np.int32)
+    assert repetition(trace)["n_all"].to_numpy().tolist() == [1, 0, 1, 1, 1]
+
+
+def test_the_shuffle_stays_within_documents() -> None:
+    document = np.repeat([0, 1, 2], 40)
+    experts = np.stack([document, document + 3, document + 6], -1)[:, None].repeat(len(KINDS), 1)
+    trace = made(np.arange(120), document=document, experts=experts)
+    for part in (trace, trace[np.arange(120) % 3 > 0], trace[::-1]):
+        found = repetition(part).sel(layer=2)
+        assert int(found["n_shuffled"]) == int(found["n"]) > 30
+        assert (float(found["overlap_shuffled"]), float(found["first_shuffled"])) == (1, 1)
+
+
+def test_special_tokens_can_be_left_out() -> None:
+    """A document's first token that all begin with, and one within: no pair bridges it."""
+    special = np.isin(np.arange(60), [0, 20, 31, 40])
+    columns = {"special": special}
+    trace = made(np.arange(60), document=np.arange(60) // 20, columns=columns)
+    whole, rest = repetition(trace), repetition(trace[~trace.tokens["special"]])
+    assert int(whole["n"][2]) == 57
+    assert int(rest["n"][2]) == 57 - 3 - 2
+    assert (whole.attrs["special_tokens"], rest.attrs["special_tokens"]) == (4, 0)
 
 
 def test_chances_are_those_of_drawing() -> None:
@@ -111,6 +158,7 @@ def test_pairs_of_layers_are_what_loops_count(trace) -> None:
     assert int(found["n"]) == tokens
     assert int(found["count"].sum()) == TOP_K**2 * tokens
     used = expert_load(trace)["count"].to_numpy()[0]
+    np.testing.assert_array_equal(found["uses"], used)
     for expert in range(EXPERTS):
         row = found["share"].to_numpy()[expert]
         if used[expert]:
@@ -171,6 +219,12 @@ def test_layers_without_a_router() -> None:
     for layers in ((1, 2), (0, 9), (0, "2")):
         with pytest.raises(InputError, match="has no router; those with one are 0, 2, 3, 4"):
             cross_layer(some(), *layers)
+
+
+def test_a_seed_is_a_whole_number() -> None:
+    for seed in (-1, 1.5, "x", None):
+        with pytest.raises(InputError, match="seed is a whole number"):
+            repetition(some(), seed=seed)
 
 
 @pytest.mark.parametrize("analysis", [repetition, lambda trace: cross_layer(trace, 0, 2)])

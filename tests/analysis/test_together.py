@@ -5,7 +5,6 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-import v4kit
 from tests.analysis.samples import EXPERTS, KINDS, TOP_K, made, used_by
 from v4kit.analysis import coactivation, expert_load
 from v4kit.errors import InputError
@@ -19,13 +18,9 @@ def some(rows=200, **options):
     return made(ids, holes=(2, 90, rows - 1), **options)
 
 
-@pytest.fixture(params=["in memory", "on disk"])
-def trace(request, tmp_path):
-    """The same trace, held and opened."""
-    found = some()
-    if request.param == "in memory":
-        return found
-    return v4kit.open_trace(found.save(tmp_path / "some.v4trace"))
+@pytest.fixture
+def trace(kept):
+    return kept(some())
 
 
 def loops(trace, layer, pairs):
@@ -39,10 +34,10 @@ def loops(trace, layer, pairs):
     return count
 
 
-@pytest.mark.parametrize("layers", [None, [0, 3], 2])
+@pytest.mark.parametrize("layers", [None, [0, 3], 2, np.int64(3), np.array([2, 4])])
 def test_every_pair_by_the_definition(trace, layers) -> None:
     found = coactivation(trace, layers=layers)
-    wanted = RANKED if layers is None else [layers] if isinstance(layers, int) else layers
+    wanted = RANKED if layers is None else np.atleast_1d(layers).tolist()
     assert found["layer"].to_numpy().tolist() == wanted
     assert found["kind"].to_numpy().tolist() == [KINDS[layer] for layer in wanted]
     load = expert_load(trace)
@@ -51,6 +46,7 @@ def test_every_pair_by_the_definition(trace, layers) -> None:
         np.testing.assert_array_equal(found["count"][place], count)
         single, n = load["count"].to_numpy()[layer], int(load["n"][layer])
         assert int(found["n"][place]) == n
+        np.testing.assert_array_equal(found["uses"][place], single)
         assert int(found["count"][place].sum()) == TOP_K * (TOP_K - 1) * n
         for one in range(EXPERTS):
             for two in range(EXPERTS):
@@ -74,6 +70,7 @@ def test_the_published_script_counts_neighbours_in_rank(trace) -> None:
             expected = count[one, two] / load[layer][one]
             assert float(found["share"][place, one, two]) == pytest.approx(expected, rel=1e-12)
     assert "lift" not in found
+    assert float(found["chance"]) == pytest.approx(2 * (TOP_K - 1) / TOP_K / (EXPERTS - 1))
     whole = coactivation(trace)
     assert (whole["count"] >= found["count"]).all()
     assert int(found["count"].sum()) * 3 == int(whole["count"].sum()) * 2
@@ -84,6 +81,8 @@ def test_random_routing_is_near_chance() -> None:
     assert float(found["chance"]) == (TOP_K - 1) / (EXPERTS - 1)
     assert float(found["share"].mean()) == pytest.approx(float(found["chance"]), rel=0.01)
     assert float(found["lift"].std()) < 0.1
+    found = coactivation(some(20_000), compatibility="olmoe")
+    assert float(found["share"].mean()) == pytest.approx(float(found["chance"]), rel=0.01)
 
 
 def test_experts_that_always_come_together() -> None:
@@ -101,6 +100,10 @@ def test_experts_that_always_come_together() -> None:
     [
         ({"layers": 1}, "Layer 1 has no router; those with one are 0, 2, 3, 4"),
         ({"layers": [2, 7]}, "Layer 7 has no router"),
+        ({"layers": np.int64(1)}, "Layer .*1.* has no router"),
+        ({"layers": 2.0}, "Layer 2.0 has no router"),
+        ({"layers": [2, 3.0]}, "Layer 3.0 has no router"),
+        ({"layers": "23"}, "Layer '23' has no router"),
         ({"compatibility": "mixtral"}, "given was 'mixtral'"),
         ({"compatibility": "olmoe", "layers": 0}, "slots have no order"),
     ],

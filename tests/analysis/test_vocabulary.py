@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-import v4kit
 from tests.analysis.samples import EXPERTS, KINDS, TOP_K, made, used_by
 from v4kit.analysis import vocabulary_specialization
 from v4kit.errors import InputError
@@ -27,23 +26,20 @@ def some(rows=400, **options):
     )  # fmt: skip
 
 
-@pytest.fixture(params=["in memory", "on disk"])
-def trace(request, tmp_path):
-    found = some()
-    if request.param == "in memory":
-        return found
-    return v4kit.open_trace(found.save(tmp_path / "words.v4trace"))
+@pytest.fixture
+def trace(kept):
+    return kept(some())
 
 
 def words_of(trace, of):
     """What each row counts as; None if it does not."""
-    ids, document = trace.tokens["id"].tolist(), trace.tokens["document"].tolist()
+    ids, document, position = (trace.tokens[n].tolist() for n in ("id", "document", "position"))
     if of == "input":
         return ids
     if of == "predicted":
         return [None if p == -1 else p for p in trace.tokens["predicted"]]
-    follows = [document[i] == document[i + 1] for i in range(len(ids) - 1)]
-    return [ids[i + 1] if follows[i] else None for i in range(len(ids) - 1)] + [None]
+    known = dict(zip(zip(document, position, strict=True), ids, strict=True))
+    return [known.get((document[i], position[i] + 1)) for i in range(len(ids))]
 
 
 def by_definition(trace, layer, of, top, min_count):
@@ -83,6 +79,17 @@ def test_it_follows_its_definition(trace, of, top, least) -> None:
         assert (int(part["types"]), int(part["n"])) == (types, n)
         assert float(part["mutual_information_bits"]) == pytest.approx(told, rel=1e-11)
         assert float(part["context_independence"]) == pytest.approx(independence, rel=1e-11)
+
+
+def test_the_next_word_is_the_one_at_the_next_position(kept) -> None:
+    part = kept(some()[np.random.default_rng(0).random(400) < 0.7])
+    found = vocabulary_specialization(part, of="next", min_count=3, permutations=1)
+    for layer in LEARNED:
+        value, types, n, *_ = by_definition(part, layer, "next", 1, 3)
+        assert (int(found["types"][layer]), int(found["n"][layer])) == (types, n)
+        assert float(found["value"][layer]) == pytest.approx(value, rel=1e-12)
+    with pytest.raises(InputError, match="the most frequent one has 0"):
+        vocabulary_specialization(some()[np.arange(400) % 2 == 0], of="next")
 
 
 @pytest.mark.parametrize("top", [1, TOP_K])
@@ -129,6 +136,7 @@ def test_without_order() -> None:
         ({"min_count": 0}, "min_count is a whole number"),
         ({"top": TOP_K + 1}, "top is a whole number"),
         ({"permutations": 1.5}, "permutations is a whole number"),
+        ({"seed": "x"}, "seed is a whole number"),
     ],
 )
 def test_refusals(options, message) -> None:

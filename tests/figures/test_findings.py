@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import v4kit
 from tests import zoo
@@ -50,6 +51,24 @@ def test_all_have_both_themes_and_change_nothing(found, name, theme) -> None:
         drawn(found, name, theme="blue")
 
 
+SOURCES = {
+    "specialization": "v4kit.analysis.domain_specialization",
+    "attribution": "v4kit.experiments.attribution",
+    "importance": "v4kit.experiments.causal_importance",
+}
+
+
+@pytest.mark.parametrize("given", [*SOURCES, "load", "nothing", "no dataset"])
+@NAMES
+def test_results_of_something_else_are_refused(found, name, given) -> None:
+    others = {"load": analysis.expert_load(routed(20)), "nothing": xr.Dataset(), "no dataset": 5}
+    wrong = (found | others)[given]
+    if given == name:
+        return
+    with pytest.raises(InputError, match=f"shows what {SOURCES[name]} returned; given was "):
+        drawn({name: wrong}, name)
+
+
 def test_bars_are_shares_beside_their_null(found) -> None:
     figure = drawn(found, "specialization")
     bar, null = figure.data
@@ -93,8 +112,9 @@ def test_differences_name_both_words(found) -> None:
     text = figures.attribution(both).layout.title.text
     assert " rather than " in text
     assert "<b>" not in text
-    with pytest.raises(InputError, match="top is a number"):
-        figures.attribution(both, top=0)
+    for top in (0, 2.5, "x", None, True):
+        with pytest.raises(InputError, match="top is a number"):
+            figures.attribution(both, top=top)
 
 
 @pytest.mark.parametrize("effect", ["kl", "kl_reroute"])

@@ -1,7 +1,12 @@
 """Analyses: functions of traces that return xarray Datasets with named axes; no torch, no plotly.
 
 Every result carries the routing kind of its layers, because a hash-routed layer tells about the
-text and not about the router, and what chance would give beside what was found.
+text and not about the router, and what chance would give beside what was found. Each variable says
+what it holds in `attrs["meaning"]`.
+
+What counts is every token that was fed to the model, special tokens too; how many of these there
+are stands in the result's `attrs["special_tokens"]`. All of one kind are taken out beforehand, and
+what is left is analysed as it stood in its document: `trace[~trace.tokens["special"]]`.
 """
 
 from v4kit.analysis.aligned import alignment
@@ -12,6 +17,7 @@ from v4kit.analysis.hashing import hash_audit
 from v4kit.analysis.load import expert_load, load_matched, load_statistics
 from v4kit.analysis.marked import npmi
 from v4kit.analysis.pairing import Block, Pairs, pair_tokens
+from v4kit.analysis.paths import paths
 from v4kit.analysis.saliency import saliency, super_experts
 from v4kit.analysis.succession import cross_layer, repetition
 from v4kit.analysis.together import coactivation
@@ -33,6 +39,7 @@ __all__ = [
     "overlap",
     "pair_tokens",
     "paired_overlap",
+    "paths",
     "repetition",
     "risk_difference",
     "saliency",

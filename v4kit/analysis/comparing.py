@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import xarray as xr
 from v4kit.analysis.alike import check_alike, check_vocabulary, kinds_of, require_ids
 from v4kit.analysis.pairing import PAIR, Pairs, pair_tokens
 from v4kit.analysis.proportions import false_discovery, pooled_p, score_interval
+from v4kit.analysis.results import described, special_tokens
 from v4kit.analysis.used import agreements, uses
 from v4kit.core import DENSE, EXPERT, LAYER, NONE, TOPK
 from v4kit.errors import InputError
@@ -32,17 +34,20 @@ _MEANINGS = {
     "p": "two-sided p of equal shares",
     "q": "p adjusted over all cells of learned layers that can be tested",
 }
+_DIFFERENCE = _MEANINGS | {"value": "share of the first trace's tokens minus the second's"}
 
 
 def overlap(trace: Trace, other: Trace, top: int | None = None) -> xr.Dataset:
     """Return how many of its experts each token keeps from one trace to another of the same tokens.
 
-    The mean over the tokens of |Sᵃ ∩ Sᵇ| ÷ k, where S are the k experts that a token uses. For
-    checkpoints, quantisations, engines, edits, or a prompt read in other chunks. Hash-routed layers
-    follow from the token, so that any trace of the same tables gives exactly 1 there.
+    The mean over the tokens of |Sᵃ ∩ Sᵇ| ÷ k, where S are the k experts that a token uses (OLMoE,
+    arXiv 2409.02060, section 5.1: router saturation, between checkpoints). For checkpoints,
+    quantisations, engines, edits, or a prompt read in other chunks. Hash-routed layers follow from
+    the token, so that any trace of the same tables gives exactly 1 there.
 
     Args:
-        trace: A trace with token ids.
+        trace: A trace with token ids. Special tokens count; `trace[~trace.tokens["special"]]`
+            leaves them out, of both.
         other: A trace of exactly the same tokens, and of as many layers, experts and slots.
         top: Only the first so many slots, in the order of selection; all if not given.
 
@@ -70,7 +75,8 @@ def paired_overlap(trace: Trace, other: Trace, pairs: Pairs | None = None) -> xr
     """Return how many experts the tokens that two traces share have in common, pair by pair.
 
     Up to the first difference of the texts a pair is the same token after the same words; later on
-    only the token is the same. So `shared` says whether routing parts before the text does.
+    only the token is the same. So `shared` says whether routing parts before the text does. Of each
+    pair it is |Sᵃ ∩ Sᵇ|, as in `overlap`.
 
     Args:
         trace: A trace with token ids.
@@ -119,17 +125,18 @@ def paired_overlap(trace: Trace, other: Trace, pairs: Pairs | None = None) -> xr
 def risk_difference(trace: Trace, other: Trace) -> xr.Dataset:
     """Return how much more of its tokens the first trace sends to each expert than the second.
 
-    The difference of the shares of tokens that use the expert, with Newcombe's score interval
-    (1998), the pooled z test for two proportions, and Benjamini and Hochberg's (1995) adjustment
-    over the learned layers. All of these take tokens as independent. Tokens of one text are not,
-    nor are the experts of one layer, so intervals are too narrow and p and q too small: they
-    describe and rank, and prove nothing. Compare only some rows by slicing: `trace[10:]`.
+    The difference of the shares of tokens that use the expert (SteerMoE, arXiv 2509.09660), with
+    Newcombe's score interval (1998), the pooled z test for two proportions, and Benjamini and
+    Hochberg's (1995) adjustment over the learned layers. All of these take tokens as independent.
+    Tokens of one text are not, nor are the experts of one layer, so intervals are too narrow and p
+    and q too small: they describe and rank, and prove nothing. Compare only some rows by slicing:
+    `trace[10:]`.
 
     Hash-routed layers tell how often the texts hold which token; they have no q, and no part in
     those of the others.
 
     Args:
-        trace: Any trace.
+        trace: Any trace. Special tokens count; `trace[~trace.tokens["special"]]` leaves them out.
         other: One of as many layers, experts and slots; the texts may differ.
 
     Returns:
@@ -155,8 +162,7 @@ def risk_difference(trace: Trace, other: Trace) -> xr.Dataset:
     by_cell |= {"count_a": mine.count, "count_b": theirs.count}
     values: dict[str, Any] = {name: ((LAYER, EXPERT), array) for name, array in by_cell.items()}
     values |= {"n_a": (LAYER, mine.tokens), "n_b": (LAYER, theirs.tokens)}
-    data = _dataset(trace, other, values)
-    data["value"].attrs["meaning"] = "share of the first trace's tokens minus the second's"
+    data = _dataset(trace, other, values, _DIFFERENCE)
     return data.assign_coords({EXPERT: np.arange(p.shape[1])})
 
 
@@ -205,6 +211,10 @@ def _same_rows(trace: Trace, other: Trace) -> np.ndarray:
 
 def _checked(trace: Trace, other: Trace, pairs: Pairs) -> np.ndarray:
     """Return the pairs' rows, if they are of these traces."""
+    if not isinstance(pairs, Pairs):
+        raise InputError(
+            f"pairs are what pair_tokens(trace, other) returned; given was {type(pairs).__name__}."
+        )
     rows = pairs.rows
     inside = (rows >= 0).all() and (rows < (len(trace), len(other))).all()
     ids, other_ids = trace.tokens["id"].to_numpy(), other.tokens["id"].to_numpy()
@@ -227,8 +237,11 @@ def _shares(
     return {"value": (LAYER, value), "chance": (LAYER, chance), "tokens": (LAYER, tokens)}
 
 
-def _dataset(trace: Trace, other: Trace, values: dict[str, Any]) -> xr.Dataset:
+def _dataset(
+    trace: Trace, other: Trace, values: dict[str, Any], meanings: Mapping[str, str] = _MEANINGS
+) -> xr.Dataset:
     """Return a Dataset of axes and values by name, with the layers' kinds and what all mean."""
-    data = {name: (*pair, {"meaning": _MEANINGS[name]}) for name, pair in values.items()}
+    special = [special_tokens(one) for one in (trace, other)]
     kinds = kinds_of(trace, other)
-    return xr.Dataset(data, coords={LAYER: np.arange(len(kinds)), "kind": (LAYER, kinds)})
+    found = described(values, meanings, special_tokens=special)
+    return found.assign_coords({LAYER: np.arange(len(kinds)), "kind": (LAYER, kinds)})

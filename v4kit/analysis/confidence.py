@@ -8,20 +8,34 @@ import numpy as np
 import xarray as xr
 
 from v4kit.analysis.bits import entropy, shares
-from v4kit.analysis.load import checked, dataset
+from v4kit.analysis.results import checked, dataset
 from v4kit.analysis.used import BLOCK, recorded
 from v4kit.core import LAYER, NONE, TOKEN
 from v4kit.trace import Trace
+
+_MEANINGS = {
+    "score_entropy_bits": "entropy of all experts' scores ÷ their sum, bits",
+    "weight_entropy_bits": "entropy of the used experts' weights ÷ their sum, bits",
+    "score_entropy_max": "largest that score_entropy_bits can be: log₂ experts, bits",
+    "weight_entropy_max": "largest that weight_entropy_bits can be: log₂ slots, bits",
+    "margin": "selection score of the last chosen expert minus that of the first not chosen",
+    "bias_flips": "chosen experts that the scores without bias would not have chosen",
+    "n": "tokens that were routed",
+}
 
 
 def confidence(trace: Trace) -> xr.Dataset:
     """Return how decided each router was.
 
-    Scores that are flat leave entropies near their largest values: with V4's sqrt(softplus) that
-    is what an ordinary choice looks like, so compare tokens and layers with each other.
+    The field's usual measures: the Shannon entropies of scores and weights, and the distance from
+    the last expert that was chosen to the first that was not. Scores that are flat leave entropies
+    near their largest values: with V4's sqrt(softplus) that is what an ordinary choice looks like,
+    so compare tokens and layers with each other. In an edited run the margin is below 0 where the
+    edit kept a better expert out: it is told on the router's own scores.
 
     Args:
         trace: A trace with weights; with `Record(routing="full")` for the entropy of the scores.
+            Special tokens have rows as all others do.
 
     Returns:
         Over `(token, layer)`: `score_entropy_bits` of all experts' scores ÷ their sum (at most
@@ -30,7 +44,8 @@ def confidence(trace: Trace) -> xr.Dataset:
         `weight_entropy_max`, log₂ slots); `margin`, by which the last chosen expert beat the first
         that was not, on the selection score; `bias_flips`, chosen experts that the scores without
         bias would not have chosen. NaN where nothing was routed; margin and flips also in
-        hash-routed layers, which do not choose. Coordinate `kind`.
+        hash-routed layers, which do not choose. Over `layer`: `n`, the tokens that were routed.
+        Coordinate `kind`.
 
     Raises:
         InputError: It is no trace, or has no weights.
@@ -52,6 +67,7 @@ def confidence(trace: Trace) -> xr.Dataset:
         "weight_entropy_bits": (axes, weights),
         "score_entropy_max": ((), np.log2(architecture["n_experts"])),
         "weight_entropy_max": ((), np.log2(architecture["top_k"])),
+        "n": (LAYER, (~np.isnan(weights)).sum(axis=0)),
     }
     for name in ("margin", "bias_flips"):
         found = np.full(shape, np.nan)
@@ -59,7 +75,7 @@ def confidence(trace: Trace) -> xr.Dataset:
             known = trace.routing[name].to_numpy()
             found = np.where(known == NONE, np.nan, known) if name == "bias_flips" else known
         data[name] = (axes, found.astype(float))
-    return dataset(trace, data)
+    return dataset(trace, data, _MEANINGS)
 
 
 def _entropy(values: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from v4kit.analysis.bits import jensen_shannon, mutual_information, shares
-from v4kit.analysis.load import checked, dataset
-from v4kit.analysis.used import BLOCK, expert_sets, learned_layers, whole_number
+from v4kit.analysis.results import checked, dataset
+from v4kit.analysis.used import BLOCK, expert_sets, generator, learned_layers, whole_number
 from v4kit.core import EXPERT, LAYER, NONE
 from v4kit.errors import InputError
 from v4kit.trace import Trace
@@ -20,13 +20,29 @@ LABEL, LABEL2 = "label", "label2"
 ARRANGEMENTS = 20
 """Ways to spread the labels over the documents, below which a shuffle tells nothing."""
 
-
 _AXES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("share", "share_null_mean", "share_null_std"), (LABEL, LAYER, EXPERT)),
     **dict.fromkeys(("js_bits", "js_bits_null_mean", "js_bits_null_std"), (LABEL, LABEL2, LAYER)),
     **dict.fromkeys(("mutual_information_bits", "null_mean", "null_std"), (LAYER,)),
     "committee": (LAYER, EXPERT),
     "committee_mass": (LAYER,),
+}
+_MEANINGS = {
+    "share": "share of the label's tokens that use the expert; they sum to the slots",
+    "share_null_mean": "mean of share when labels are shuffled among documents",
+    "share_null_std": "standard deviation of share when labels are shuffled",
+    "js_bits": "divergence of two labels' experts, bits: 0 alike, 1 apart",
+    "js_bits_null_mean": "mean of js_bits when labels are shuffled among documents, bits",
+    "js_bits_null_std": "standard deviation of js_bits when labels are shuffled, bits",
+    "mutual_information_bits": "what an expert tells about the label, bits",
+    "null_mean": "mean of mutual_information_bits when labels are shuffled among documents, bits",
+    "null_std": "standard deviation of mutual_information_bits when labels are shuffled, bits",
+    "committee": "whether the expert is among the leading ones of every label",
+    "committee_mass": "share of all uses that are the committee's",
+    "n": "tokens with the label that were routed",
+    "documents": "documents with the label",
+    "chance": "share under uniform routing: slots ÷ experts",
+    "committee_chance": "experts of a committee if each label's leading ones were drawn at random",
 }
 
 
@@ -37,7 +53,7 @@ class _Labelled:
     names: list[str]
     """Different labels, in the order of the alphabet."""
     document: np.ndarray
-    """Place of each row's document among the labelled ones; −1 without label `[token]`."""
+    """Place of each row's document among the labelled ones; −1 of rows without label `[token]`."""
     label: np.ndarray
     """Place of each labelled document's label in `names` `[document]`."""
 
@@ -59,7 +75,9 @@ def domain_specialization(
     (arXiv 2601.03425); so many would be found by chance: `committee_chance`.
 
     Args:
-        trace: A trace of labelled documents, as `model.read_many(texts, labels=…)` returns it.
+        trace: A trace of labelled documents, as `model.read_many(texts, labels=…)` returns it. Rows
+            without a label do not count, so that a document may be labelled in part. Special tokens
+            with one do; `trace[~trace.tokens["special"]]` leaves them out.
         permutations: How often the labels are shuffled.
         seed: Of the shuffles.
         top: How many leading experts of each label may sit in the committee; k if not given.
@@ -98,7 +116,7 @@ def domain_specialization(
         "committee_chance": ((), n_experts * (top / n_experts) ** len(labelled.names)),
     }
     coords = {LABEL: labelled.names, LABEL2: labelled.names, EXPERT: np.arange(n_experts)}
-    return dataset(trace, data).assign_coords(coords)
+    return dataset(trace, data, _MEANINGS).assign_coords(coords)
 
 
 def _specialized(
@@ -155,8 +173,9 @@ def _labelled(trace: Trace) -> _Labelled:
     label = np.searchsorted(names, each["label"].to_numpy(dtype=str))
     _check_enough(names, label)
     places = each["document"].to_numpy()
-    place = np.searchsorted(places, trace.tokens["document"].to_numpy()).clip(max=len(places) - 1)
-    own = places[place] == trace.tokens["document"].to_numpy()
+    document, named = trace.tokens["document"].to_numpy(), trace.tokens["label"].to_numpy() != ""
+    place = np.searchsorted(places, document).clip(max=len(places) - 1)
+    own = (places[place] == document) & named
     return _Labelled(names, np.where(own, place, NONE), label)
 
 
@@ -172,7 +191,7 @@ def _check_enough(names: list[str], label: np.ndarray) -> None:
 
 
 def _orders(labelled: _Labelled, permutations: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     drawn = [labelled.label, *(rng.permutation(labelled.label) for _ in range(permutations))]
     names = np.arange(len(labelled.names))
     return np.asarray(np.stack(drawn)[:, None, :] == names[:, None], np.float64)

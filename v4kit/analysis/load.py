@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from v4kit.analysis.bits import entropy
-from v4kit.analysis.used import routed_layer, uses, whole_number
+from v4kit.analysis.results import checked, dataset
+from v4kit.analysis.used import expert_ids, generator, routed_layer, uses, whole_number
 from v4kit.core import EXPERT, LAYER
 from v4kit.errors import InputError
 from v4kit.trace import Trace
@@ -17,27 +18,45 @@ from v4kit.trace import Trace
 ENOUGH = 10
 """Uses per expert, on average, below which evenness mostly tells how few tokens there are."""
 _DRAWS = 200
-_EVENNESS = (
-    "entropy_bits",
-    "effective_experts",
-    "gini",
-    "cv",
-    "max_violation",
-    "dead",
-    "coverage_50",
-    "coverage_80",
-)
+_EVENNESS = {
+    "entropy_bits": "entropy of the experts' shares of all uses, bits",
+    "normalized_entropy": "that entropy ÷ log₂ of the experts, from 0 to 1",
+    "effective_experts": "2 to the power of that entropy: as many equal experts have it",
+    "gini": "Gini coefficient of the uses, from 0 (all alike) to 1",
+    "cv": "standard deviation of the uses ÷ their mean",
+    "max_violation": "largest uses ÷ mean uses − 1",
+    "balancedness": "mean uses ÷ largest uses, from 0 to 1 (all alike)",
+    "dead": "experts that no token used",
+    "coverage_50": "fewest experts with half of the uses",
+    "coverage_80": "fewest experts with four fifths of the uses",
+}
+_MEANINGS = {
+    "count": "tokens that used the expert",
+    "share": "share of the routed tokens that used the expert",
+    "chance": "that share under uniform routing: slots ÷ experts",
+    "n": "tokens that were routed",
+    "uses_per_expert": "uses of an expert, on average",
+    **_EVENNESS,
+    **{
+        f"{name}_null_{short}": f"{long} of {name} under uniform routing of as many tokens"
+        for name in _EVENNESS
+        for short, long in (("mean", "mean"), ("std", "standard deviation"))
+    },
+}
 
 
 def expert_load(trace: Trace) -> xr.Dataset:
     """Return how many tokens used each expert.
 
-    A token counts once for each of the experts that it used; one that was never fed to the model,
-    or has no experts in a layer, does not count there. In hash-routed layers, which experts are
-    used follows from the text's tokens alone.
+    The field's usual count, the fraction of tokens that are sent to an expert (Switch Transformers,
+    arXiv 2101.03961), here with k experts for each token. A token counts once for each of the
+    experts that it used; one that was never fed to the model, or has no experts in a layer, does
+    not count there. Shared experts, which take every token, are none of these. In hash-routed
+    layers, which experts are used follows from the text's tokens alone.
 
     Args:
-        trace: Any trace, also one that is opened from disk: it is read block by block.
+        trace: Any trace, also one that is opened from disk: it is read block by block. Special
+            tokens count; `trace[~trace.tokens["special"]]` leaves them out.
 
     Returns:
         Over `(layer, expert)`: `count`, and `share` of the layer's routed tokens that use the
@@ -59,22 +78,25 @@ def expert_load(trace: Trace) -> xr.Dataset:
             "n": (LAYER, found.tokens),
             "chance": ((), architecture["top_k"] / architecture["n_experts"]),
         },
+        _MEANINGS,
     ).assign_coords({EXPERT: np.arange(architecture["n_experts"])})
 
 
 def load_statistics(trace: Trace) -> xr.Dataset:
     """Return how evenly each layer uses its experts, beside what uniform routing would give.
 
-    Of an expert's share p of all uses in a layer: `entropy_bits` −Σ p log₂ p, `effective_experts` 2
-    to that power, the `gini` coefficient, `cv` (deviation ÷ mean), `max_violation` (largest
-    ÷ mean − 1, as in arXiv 2408.15664), `dead` experts that no token used, and `coverage_50` and
-    `coverage_80`, the fewest experts with half and four fifths of the uses. All of them change with
-    the number of tokens, so each stands beside its mean and standard deviation under uniform
-    routing of as many tokens (`…_null_mean`, `…_null_std`): 200 draws from a fixed seed, each
-    expert's uses being binomial.
+    The field's usual statistics. Of an expert's share p of all uses in a layer: `entropy_bits`
+    H = −Σ p log₂ p, `normalized_entropy` H ÷ log₂ experts, `effective_experts` 2 to the power of H,
+    the `gini` coefficient, `cv` (deviation ÷ mean), `max_violation` (largest ÷ mean − 1, as in
+    arXiv 2408.15664), `balancedness` (mean ÷ largest; serving engines tell it of GPUs, here it is
+    of experts), `dead` experts that no token used, and `coverage_50` and `coverage_80`, the fewest
+    experts with half and four fifths of the uses. All of them change with the number of tokens, so
+    each stands beside its mean and standard deviation under uniform routing of as many tokens
+    (`…_null_mean`, `…_null_std`): 200 draws from a fixed seed, each expert's uses being binomial.
 
     Args:
-        trace: A trace with 10 uses per expert or more, on average, in every routed layer.
+        trace: A trace with 10 uses per expert or more, on average, in every routed layer. Special
+            tokens count, as in `expert_load`.
 
     Returns:
         Over `layer`: the statistics and their nulls, NaN in dense layers; `n`, the tokens that were
@@ -103,7 +125,7 @@ def load_statistics(trace: Trace) -> xr.Dataset:
     data: dict[str, Any] = {name: (LAYER, value) for name, value in values.items()}
     data |= _nulls(found.tokens, top_k / n_experts, n_experts)
     data |= {"n": (LAYER, found.tokens), "uses_per_expert": (LAYER, mean)}
-    return dataset(trace, data)
+    return dataset(trace, data, _MEANINGS)
 
 
 def load_matched(
@@ -112,7 +134,7 @@ def load_matched(
     """Return as many other experts of a layer, drawn at random from those of like load.
 
     What is done to chosen experts is done to these as a control: experts that many tokens use do
-    more than others whatever they are for.
+    more than others whatever they are for. Load is that of `expert_load`.
 
     Args:
         trace: The trace that the load is counted in.
@@ -128,17 +150,18 @@ def load_matched(
         InputError: The layer has no router, an expert is not there, or too few are left.
     """
     count = uses(checked(trace)).count[routed_layer(trace, layer)]
-    given = [whole_number("expert", e, least=0, most=len(count) - 1) for e in experts]
+    given = expert_ids(experts, len(count))
+    among = whole_number("among", among, least=1)
     if 2 * len(set(given)) > len(count) or len(set(given)) < len(given):
         raise InputError(
             f"{len(given)} of {len(count)} experts were given; a control needs as many others, and "
             "each expert once."
         )
-    rng, left = np.random.default_rng(seed), np.setdiff1d(np.arange(len(count)), given)
+    rng, left = generator(seed), np.setdiff1d(np.arange(len(count)), given)
     drawn = []
     for expert in given:
         nearest = left[np.argsort(np.abs(count[left] - count[expert]), kind="stable")]
-        drawn.append(int(rng.choice(nearest[: whole_number("among", among, least=1)])))
+        drawn.append(int(rng.choice(nearest[:among])))
         left = left[left != drawn[-1]]
     return drawn
 
@@ -148,16 +171,19 @@ def evenness(counts: np.ndarray) -> dict[str, np.ndarray]:
     n = counts.shape[-1]
     total = counts.sum(-1, keepdims=True)
     share = counts / total
-    bits = entropy(share)
+    bits, largest = entropy(share), share.max(-1)
     ordered = np.sort(share, axis=-1)
     reached = np.cumsum(ordered[..., ::-1], axis=-1)
     rank = np.arange(1, n + 1)
     return {
         "entropy_bits": bits,
+        # A single expert has all uses, and no entropy to be had.
+        "normalized_entropy": bits / np.log2(n) if n > 1 else np.ones(bits.shape),
         "effective_experts": 2.0**bits,
         "gini": ((2 * rank - n - 1) * ordered).sum(-1) / n,
         "cv": share.std(-1) * n,
-        "max_violation": share.max(-1) * n - 1,
+        "max_violation": largest * n - 1,
+        "balancedness": 1 / (largest * n),
         "dead": (counts == 0).sum(-1).astype(float),
         # Sums of shares carry rounding: a hair below a bound counts as the bound.
         "coverage_50": (reached < 0.5 - 1e-12).sum(-1) + 1.0,
@@ -176,23 +202,3 @@ def _nulls(tokens: np.ndarray, chance: float, n_experts: int) -> dict[str, Any]:
             found[f"{name}_null_mean"][tokens == n] = values.mean()
             found[f"{name}_null_std"][tokens == n] = values.std(ddof=1)
     return {name: (LAYER, values) for name, values in found.items()}
-
-
-def checked(trace: Trace) -> Trace:
-    """Return what was given, if it is a trace.
-
-    Raises:
-        InputError: It is none.
-    """
-    if not isinstance(trace, Trace):
-        raise InputError(
-            f"An analysis takes a trace; given was {type(trace).__name__}. "
-            "Give what model.generate(…), model.read(…) or v4kit.open_trace(…) returned."
-        )
-    return trace
-
-
-def dataset(trace: Trace, data: dict[str, Any]) -> xr.Dataset:
-    """Return variables by layer with the layers' routing kinds."""
-    kinds = trace.routing["kind"].to_numpy()
-    return xr.Dataset(data, coords={LAYER: np.arange(len(kinds)), "kind": (LAYER, kinds)})

@@ -8,11 +8,21 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from v4kit.analysis.load import checked, dataset
-from v4kit.analysis.used import learned_layers, uses, whole_number
+from v4kit.analysis.results import checked, dataset
+from v4kit.analysis.used import array_of, learned_layers, uses, whole_number
 from v4kit.core import EXPERT, LAYER
 from v4kit.errors import InputError
 from v4kit.trace import Trace
+
+_MEANINGS = {
+    "value": "normalised pointwise mutual information of expert and marker, from −1 to 1",
+    "joint": "tokens that are marked and use the expert",
+    "joint_null_mean": "tokens that would be both by chance, on average (hypergeometric)",
+    "joint_null_std": "standard deviation of tokens that would be both by chance",
+    "n": "tokens that were routed",
+    "marked": "tokens that were routed and are marked",
+    "chance": "value where expert and marker are independent: 0",
+}
 
 
 def npmi(trace: Trace, marker: npt.ArrayLike, *, min_count: int = 10) -> xr.Dataset:
@@ -25,7 +35,8 @@ def npmi(trace: Trace, marker: npt.ArrayLike, *, min_count: int = 10) -> xr.Data
     standard deviation (hypergeometric), and meetings above 0 but below `min_count` are not rated.
 
     Args:
-        trace: Any trace.
+        trace: Any trace. Special tokens count; `trace[~trace.tokens["special"]]` leaves them out,
+            and the marker is then one of its rows.
         marker: For each of its rows, whether it is marked: `(trace.tokens["text"] == "wait")`.
         min_count: The fewest tokens that are marked and use the expert, unless there is none.
 
@@ -40,8 +51,8 @@ def npmi(trace: Trace, marker: npt.ArrayLike, *, min_count: int = 10) -> xr.Data
     """
     marks = _marks(checked(trace), marker)
     whole_number("min_count", min_count, least=1)
-    found, both = uses(trace), uses(trace, marks)
-    count, n, joint, marked = found.count, found.tokens, both.count, both.tokens
+    every, both = uses(trace), uses(trace, marks)
+    count, n, joint, marked = every.count, every.tokens, both.count, both.tokens
     if not marked.any():
         raise InputError(
             "The marker marks no token that was routed. Mark some: (trace.tokens['text'] == '…')."
@@ -64,7 +75,8 @@ def npmi(trace: Trace, marker: npt.ArrayLike, *, min_count: int = 10) -> xr.Data
     }
     data |= {"joint": ((LAYER, EXPERT), joint), "n": (LAYER, n), "marked": (LAYER, marked)}
     data |= {"chance": ((), 0.0)}
-    return dataset(trace, data).assign_coords({EXPERT: np.arange(count.shape[1])})
+    found = dataset(trace, data, _MEANINGS)
+    return found.assign_coords({EXPERT: np.arange(count.shape[1])})
 
 
 def _marks(trace: Trace, marker: npt.ArrayLike) -> np.ndarray:
@@ -73,7 +85,7 @@ def _marks(trace: Trace, marker: npt.ArrayLike) -> np.ndarray:
     Raises:
         InputError: Not one boolean for each row.
     """
-    marks = np.asarray(marker)
+    marks = array_of(marker)
     if marks.shape != (len(trace),) or marks.dtype != bool:
         raise InputError(
             f"A marker is one boolean for each of the trace's {len(trace)} rows; given were "

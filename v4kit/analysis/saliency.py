@@ -7,13 +7,32 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from v4kit.analysis.load import checked, dataset
+from v4kit.analysis.results import checked, dataset
 from v4kit.analysis.used import BLOCK, recorded
 from v4kit.core import EXPERT, LAYER, NONE, TOKEN
 from v4kit.errors import InputError
 from v4kit.trace import Trace
 
 _ASK = "record=v4kit.Record(outputs=True)"
+_SALIENCY = {
+    "reap": "mean over the expert's tokens of weight × norm of its output",
+    "ean": "sum over the expert's tokens of the norm of its output",
+    "man": "mean over the expert's tokens of the norm of its output",
+    "msan": "mean over the expert's tokens of the squared norm of its output",
+    "frequency": "share of the routed tokens that use the expert",
+    "weighted_frequency": "weight that goes to the expert, mean over the routed tokens",
+    "count": "tokens that use the expert",
+    "n": "tokens that were routed",
+    "routed_share": "mean of ‖routed sum‖ ÷ (‖routed sum‖ + ‖shared‖)",
+    "chance": "frequency under uniform routing: slots ÷ experts",
+}
+_SUPER = {
+    "max_abs": "largest magnitude in any component of any of the expert's outputs",
+    "is_super": "whether max_abs exceeds the threshold, in a layer that counts",
+    "row": "token that produced max_abs; −1 if the expert was never used",
+    "threshold": "what max_abs must exceed",
+    "n": "experts that were used",
+}
 
 
 def saliency(trace: Trace) -> xr.Dataset:
@@ -21,20 +40,22 @@ def saliency(trace: Trace) -> xr.Dataset:
 
     With w the weight of an expert, as it is multiplied (it includes the routed scaling factor, 1.5
     on V4-Flash), and ‖E‖ the Euclidean norm of its output before that, over the tokens that use it:
-    `reap` is the mean of w ‖E‖ (arXiv 2510.13999), `ean` the sum of ‖E‖, `man` the mean of ‖E‖ and
-    `msan` of ‖E‖² (arXiv 2606.15716), `frequency` the share of routed tokens that use it. An expert
-    that was never used has NaN in all of them: nothing is known of it, which is not the same as
-    nothing. None of these says what the model would do without the expert: see
-    `v4kit.experiments.causal_importance`.
+    `reap` is the mean of w ‖E‖, `ean` the sum of ‖E‖ (both arXiv 2510.13999), `man` the mean of ‖E‖
+    and `msan` of ‖E‖² (arXiv 2606.15716). Over all routed tokens: `frequency` is the share that use
+    it, and `weighted_frequency` the mean of the weight that it gets, 0 from tokens that don't use
+    it, so that it sums to the routed scaling factor over the experts. An expert that was never used
+    has NaN in all of them: nothing is known of it, which is not the same as nothing. None of these
+    says what the model would do without the expert: see `v4kit.experiments.causal_importance`.
 
     Args:
-        trace: A trace recorded with `Record(outputs=True)`.
+        trace: A trace recorded with `Record(outputs=True)`. Special tokens count, and the first
+            one's outputs are often the largest; `trace[~trace.tokens["special"]]` leaves them out.
 
     Returns:
-        Over `(layer, expert)`: `reap`, `ean`, `man`, `msan`, `frequency`, and `count`, the tokens
-        that use it. Scalar `chance`: the frequency under uniform routing. Over `layer`: `n`, and
-        `routed_share`, the mean over tokens of ‖routed sum‖ ÷ (‖routed sum‖ + ‖shared‖).
-        Coordinate `kind`.
+        Over `(layer, expert)`: `reap`, `ean`, `man`, `msan`, `frequency`, `weighted_frequency`, and
+        `count`, the tokens that use it. Scalar `chance`: the frequency under uniform routing. Over
+        `layer`: `n`, and `routed_share`, the mean over tokens of ‖routed sum‖ ÷ (‖routed sum‖ +
+        ‖shared‖). Coordinate `kind`.
 
     Raises:
         InputError: It is no trace, or was recorded without outputs.
@@ -43,13 +64,15 @@ def saliency(trace: Trace) -> xr.Dataset:
     recorded(trace, "weights", _ASK)
     size, k = (trace.meta["architecture"][name] for name in ("n_experts", "top_k"))
     layers = len(trace.meta["architecture"]["layers"])
-    sums = {name: np.zeros((layers, size)) for name in ("reap", "ean", "msan", "count")}
+    sums = {name: np.zeros((layers, size)) for name in ("reap", "ean", "msan", "weight", "count")}
     part, n = np.zeros(layers), np.zeros(layers)
     for start in range(0, len(trace), BLOCK):
         some = trace.routing.isel({TOKEN: slice(start, start + BLOCK)})
         experts = some["experts"].to_numpy()
         norm, weight = (some[name].to_numpy().astype(float) for name in ("output_norm", "weights"))
-        per_slot = {"reap": weight * norm, "ean": norm, "msan": norm**2, "count": norm * 0 + 1}
+        known = norm * 0 + 1
+        per_slot = {"reap": weight * norm, "ean": norm, "msan": norm**2, "weight": weight * known,
+                    "count": known}  # fmt: skip
         for name, values in per_slot.items():
             _add(sums[name], experts, values)
         routed, shared = (some[name].to_numpy().astype(float)
@@ -65,6 +88,7 @@ def saliency(trace: Trace) -> xr.Dataset:
             "man": sums["ean"] / count,
             "msan": sums["msan"] / count,
             "frequency": np.where(count > 0, count / n[:, None], np.nan),
+            "weighted_frequency": np.where(count > 0, sums["weight"] / n[:, None], np.nan),
         }
         share = part / n
     data: dict[str, Any] = {name: ((LAYER, EXPERT), value) for name, value in found.items()}
@@ -74,7 +98,7 @@ def saliency(trace: Trace) -> xr.Dataset:
         "routed_share": (LAYER, share),
         "chance": ((), k / size),
     }
-    return dataset(trace, data).assign_coords({EXPERT: np.arange(size)})
+    return dataset(trace, data, _SALIENCY).assign_coords({EXPERT: np.arange(size)})
 
 
 def super_experts(trace: Trace, *, depth: float = 1.0) -> xr.Dataset:
@@ -82,12 +106,14 @@ def super_experts(trace: Trace, *, depth: float = 1.0) -> xr.Dataset:
 
     Of the largest magnitude that any of an expert's outputs has in any component, over the trace:
     an expert is "super" if that is above the 99.5th percentile of all experts that were used, and
-    above a tenth of the largest one (arXiv 2507.23279). The percentile makes some expert stand out
-    in most models; whether a model breaks without it is for an ablation to say, and one token may
-    be behind it: its row is told.
+    above a tenth of the largest one, in all layers (arXiv 2507.23279). The percentile makes some
+    expert stand out in most models; whether a model breaks without it is for an ablation to say,
+    and one token may be behind it: its row is told.
 
     Args:
-        trace: A trace recorded with `Record(outputs=True)`.
+        trace: A trace recorded with `Record(outputs=True)`. Special tokens count, and may be behind
+            all of it: `trace.tokens["text"][row]` tells; `trace[~trace.tokens["special"]]` leaves
+            them out.
         depth: Only layers in this first part of the model can have super experts; the paper takes
             0.75, because magnitudes grow towards the end.
 
@@ -100,8 +126,7 @@ def super_experts(trace: Trace, *, depth: float = 1.0) -> xr.Dataset:
         InputError: It is no trace, was recorded without outputs, or has none; `depth` is no share.
     """
     recorded(checked(trace), "output_max", _ASK)
-    if not 0 < depth <= 1:
-        raise InputError(f"depth is a share of the layers, above 0 to 1; given was {depth!r}.")
+    part = _part(depth)
     size = trace.meta["architecture"]["n_experts"]
     layers = len(trace.meta["architecture"]["layers"])
     largest, row = np.full((layers, size), np.nan), np.full((layers, size), NONE)
@@ -112,7 +137,7 @@ def super_experts(trace: Trace, *, depth: float = 1.0) -> xr.Dataset:
     if not used.size:
         raise InputError(f"No token of the trace has outputs of experts. Record some: {_ASK}.")
     threshold = max(float(np.quantile(used, 0.995)), float(used.max()) / 10)
-    early = np.arange(layers)[:, None] < depth * layers
+    early = np.arange(layers)[:, None] < part * layers
     axes = (LAYER, EXPERT)
     data: dict[str, Any] = {
         "max_abs": (axes, largest),
@@ -121,7 +146,14 @@ def super_experts(trace: Trace, *, depth: float = 1.0) -> xr.Dataset:
         "threshold": ((), threshold),
         "n": ((), used.size),
     }
-    return dataset(trace, data).assign_coords({EXPERT: np.arange(size)})
+    return dataset(trace, data, _SUPER).assign_coords({EXPERT: np.arange(size)})
+
+
+def _part(depth: object) -> float:
+    """Return a share of the layers, checked."""
+    if not isinstance(depth, (int, float, np.number)) or not 0 < depth <= 1:
+        raise InputError(f"depth is a share of the layers, above 0 to 1; given was {depth!r}.")
+    return float(depth)
 
 
 def _add(sums: np.ndarray, experts: np.ndarray, values: np.ndarray) -> None:

@@ -9,12 +9,21 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from v4kit.analysis.load import checked
+from v4kit.analysis.results import checked, described, special_tokens
 from v4kit.analysis.succession import EXPERT2
-from v4kit.analysis.used import BLOCK, expert_sets, routed_layer
+from v4kit.analysis.used import BLOCK, expert_sets, routed_layers
 from v4kit.core import EXPERT, LAYER, NONE, TOKEN, TOPK
 from v4kit.errors import InputError
 from v4kit.trace import Trace
+
+_MEANINGS = {
+    "count": "tokens that use both experts",
+    "share": "share of the tokens with the first expert that use the second",
+    "lift": "that share ÷ the second expert's share of all tokens; 1 if independent",
+    "uses": "tokens that use the first expert",
+    "n": "tokens that were routed",
+    "chance": "share under uniform routing",
+}
 
 
 def coactivation(
@@ -33,15 +42,17 @@ def coactivation(
     experts, so that its numbers are several times smaller. `compatibility="olmoe"` gives those.
 
     Args:
-        trace: Any trace.
+        trace: Any trace. Special tokens count; `trace[~trace.tokens["special"]]` leaves them out.
         layers: Layer index or indices; None means all that choose. In hash-routed layers, what is
             used together follows from a table.
         compatibility: None, or "olmoe".
 
     Returns:
         Over `(layer, expert, expert2)`: `count`, `share` (NaN where no token uses the first) and
-        `lift`, which "olmoe" lacks. Over `layer`: `n`, the tokens that were routed. `chance`, the
-        share under uniform routing: (slots − 1) ÷ (experts − 1). Coordinate `kind`.
+        `lift`, which "olmoe" lacks. Over `(layer, expert)`: `uses`, the tokens with the first
+        expert; a share of few is mostly noise. Over `layer`: `n`, the tokens that were routed.
+        `chance`, the share under uniform routing: (slots − 1) ÷ (experts − 1), of "olmoe" that of
+        neighbours in rank: 2 (slots − 1) ÷ (slots (experts − 1)). Coordinate `kind`.
 
     Raises:
         InputError: It is no trace, a layer has no router, or "olmoe" is asked of slots without
@@ -49,7 +60,7 @@ def coactivation(
     """
     architecture = checked(trace).meta["architecture"]
     kinds = [one["routing"] for one in architecture["layers"]]
-    chosen = _layers(trace, kinds, layers)
+    chosen = routed_layers(trace, layers)
     if compatibility not in (None, "olmoe"):
         raise InputError(f'compatibility is None or "olmoe"; given was {compatibility!r}.')
     if compatibility and not _ordered(trace, [kinds[layer] for layer in chosen]):
@@ -67,22 +78,14 @@ def coactivation(
     data: dict[str, Any] = {"count": (axes, count), "share": (axes, share)}
     if compatibility is None:
         data["lift"] = (axes, lift)
-    data |= {"n": (LAYER, tokens), "chance": ((), (k - 1) / max(n_experts - 1, 1))}
+    # Of a token's k − 1 other experts, only 2 (k − 1) ÷ k are next to one in rank, on average.
+    partners = (k - 1) * (2 / k if compatibility else 1)
+    data |= {"uses": (axes[:2], single), "n": (LAYER, tokens)}
+    data["chance"] = ((), partners / max(n_experts - 1, 1))
     experts = np.arange(n_experts)
     coords = {LAYER: chosen, "kind": (LAYER, [kinds[i] for i in chosen])}
-    return xr.Dataset(data, coords=coords | {EXPERT: experts, EXPERT2: experts})
-
-
-def _layers(trace: Trace, kinds: list[str], given: int | Sequence[int] | None) -> list[int]:
-    """Return layer indices; None means all that choose.
-
-    Raises:
-        InputError: One has no router.
-    """
-    if given is None:
-        return [layer for layer, kind in enumerate(kinds) if kind == TOPK]
-    several = [given] if isinstance(given, int) else given
-    return [routed_layer(trace, layer) for layer in several]
+    found = described(data, _MEANINGS, special_tokens=special_tokens(trace))
+    return found.assign_coords(coords | {EXPERT: experts, EXPERT2: experts})
 
 
 def _ordered(trace: Trace, kinds: list[str]) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from v4kit.core import DENSE, NONE, TOKEN, TOPK
 from v4kit.errors import InputError
@@ -45,10 +46,15 @@ def expert_sets(trace: Trace, rows: slice | np.ndarray, top: int | None = None) 
         rows: Rows of it.
         top: Only so many slots, from the first on; all if not given.
     """
-    experts = trace.routing["experts"].isel({TOKEN: rows}).to_numpy()[..., :top]
-    sets = np.sort(experts, axis=-1)
-    sets[..., 1:][sets[..., 1:] == sets[..., :-1]] = NONE
+    sets = distinct(trace.routing["experts"].isel({TOKEN: rows}).to_numpy()[..., :top])
     sets[~trace.tokens["valid"].to_numpy()[rows]] = NONE
+    return sets
+
+
+def distinct(ids: np.ndarray) -> np.ndarray:
+    """Return ids `[…, slot]` sorted, each one once; −1 in the place of the others."""
+    sets = np.sort(ids, axis=-1)
+    sets[..., 1:][sets[..., 1:] == sets[..., :-1]] = NONE
     return sets
 
 
@@ -86,6 +92,22 @@ def in_common(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return shared
 
 
+def successors(trace: Trace) -> np.ndarray:
+    """Return the row of the token that follows each one in its document; −1 if none `[token]`.
+
+    By the tokens' positions: rows that stand together in a trace are no neighbours where rows
+    between them were left out.
+    """
+    document, position = (trace.tokens[n].to_numpy() for n in ("document", "position"))
+    order = np.lexsort((position, document))
+    row, after = order[:-1], order[1:]
+    next_to = (position[row] >= 0) & (position[after] - position[row] == 1)
+    follows = (document[row] == document[after]) & next_to
+    found = np.full(len(order), NONE, np.int64)
+    found[row[follows]] = after[follows]
+    return found
+
+
 def routed_layer(trace: Trace, layer: object) -> int:
     """Return the index of a layer with a router.
 
@@ -94,11 +116,35 @@ def routed_layer(trace: Trace, layer: object) -> int:
     """
     kinds = [one["routing"] for one in trace.meta["architecture"]["layers"]]
     routed = [index for index, kind in enumerate(kinds) if kind != DENSE]
-    if not isinstance(layer, (int, np.integer)) or layer not in routed:
+    whole = isinstance(layer, (int, np.integer)) and not isinstance(layer, bool)
+    if not whole or layer not in routed:
         raise InputError(
             f"Layer {layer!r} has no router; those with one are {', '.join(map(str, routed))}."
         )
     return int(layer)
+
+
+def routed_layers(trace: Trace, given: object) -> list[int]:
+    """Return the indices of one or several layers with a router; of all that choose for None.
+
+    Raises:
+        InputError: One has none, or there is no such layer.
+    """
+    if given is None:
+        return learned_layers(trace)
+    several = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    return [routed_layer(trace, layer) for layer in several]
+
+
+def expert_ids(experts: object, n_experts: int) -> list[int]:
+    """Return the ids of some experts of a layer.
+
+    Raises:
+        InputError: They are no sequence of ids, or one is out of range.
+    """
+    if isinstance(experts, str) or not isinstance(experts, Iterable):
+        raise InputError(f"experts are a list of ids, such as [3, 17]; given was {experts!r}.")
+    return [whole_number("expert", one, least=0, most=n_experts - 1) for one in experts]
 
 
 def learned_layers(trace: Trace) -> list[int]:
@@ -132,6 +178,23 @@ def whole_number(name: str, value: object, *, least: int, most: int | None = Non
         bounds = f"from {least} up" if most is None else f"from {least} to {most}"
         raise InputError(f"{name} is a whole number {bounds}; given was {value!r}.")
     return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def array_of(values: npt.ArrayLike) -> np.ndarray:
+    """Return values as an array; one that holds nothing where they are ragged."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        return np.empty(0)
+
+
+def generator(seed: object) -> np.random.Generator:
+    """Return random numbers from a seed.
+
+    Raises:
+        InputError: It is no whole number from 0 up.
+    """
+    return np.random.default_rng(whole_number("seed", seed, least=0))
 
 
 def agreements(

@@ -11,8 +11,8 @@ import xarray as xr
 
 from v4kit.analysis.alike import require_ids
 from v4kit.analysis.bits import entropy, mutual_information, shares
-from v4kit.analysis.load import checked, dataset
-from v4kit.analysis.used import BLOCK, expert_sets, whole_number
+from v4kit.analysis.results import checked, dataset
+from v4kit.analysis.used import BLOCK, expert_sets, generator, successors, whole_number
 from v4kit.core import DENSE, LAYER, NONE
 from v4kit.errors import InputError
 from v4kit.trace import Trace
@@ -20,6 +20,18 @@ from v4kit.trace import Trace
 WORDS = ("input", "predicted", "next")
 _HELD = 2**28
 """Bytes of expert ids that are held at once: a trace on disk is read once for each such part."""
+_MEANINGS = {
+    "value": "mean over words of the largest share of a word's tokens that one expert gets",
+    "null_mean": "mean of value when routing is shuffled within documents",
+    "null_std": "standard deviation of value when routing is shuffled within documents",
+    "types": "words that count",
+    "n": "their tokens that were routed",
+    "mutual_information_bits": "what word and expert tell of each other, bits",
+    "mutual_information_bits_null_mean": "the same when routing is shuffled within documents, bits",
+    "context_independence": "share of an expert's uncertainty that the word removes, from 0 to 1",
+    "context_independence_null_mean": "the same when routing is shuffled within documents",
+    "chance": "share of an expert's tokens under uniform routing: top ÷ experts",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +69,11 @@ def vocabulary_specialization(
     nothing. Both are above 0 by chance; their shuffled means stand beside them.
 
     Args:
-        trace: A trace with token ids.
+        trace: A trace with token ids. Special tokens count as words, and those that stand in every
+            document are frequent; `trace[~trace.tokens["special"]]` leaves them out.
         of: Which word a token counts as: "input" its own id, "predicted" the id that the model
-            found most probable after it, "next" the id that followed in its document.
+            found most probable after it, "next" the id at the next position of its document (a
+            token does not count where that one is not in the trace).
         top: Only the first so many of a token's experts, in the order of selection.
         min_count: The fewest tokens of a word that counts.
         permutations: How often routing is shuffled.
@@ -93,7 +107,8 @@ def vocabulary_specialization(
     data: dict[str, Any] = {name: (LAYER, value) for name, value in found.items()}
     for name in ("types", "n"):
         data[name] = (LAYER, np.nan_to_num(found[name]).astype(int))
-    return dataset(trace, data | {"chance": ((), top / architecture["n_experts"])})
+    data["chance"] = ((), top / architecture["n_experts"])
+    return dataset(trace, data, _MEANINGS)
 
 
 def _of_layer(
@@ -162,7 +177,8 @@ def _words(trace: Trace, of: str, min_count: int) -> _Words:
     else:
         names = require_ids(trace, "given")
     if of == "next":
-        names = np.append(np.where(document[1:] == document[:-1], names[1:], NONE), NONE)
+        after = successors(trace)
+        names = np.where(after == NONE, NONE, names[after])
     routed = _routed(trace)
     known, which, counts = np.unique(
         np.where(routed, names, NONE), return_inverse=True, return_counts=True
@@ -190,7 +206,7 @@ def _routed(trace: Trace) -> np.ndarray:
 
 def _orders(document: np.ndarray, permutations: int, seed: int) -> list[np.ndarray]:
     """Return orders of the tokens that keep each within its document."""
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     place = np.argsort(document, kind="stable")
     orders = []
     for _ in range(permutations):

@@ -10,6 +10,7 @@ import xarray as xr
 
 from v4kit.core import HASH
 from v4kit.errors import InputError
+from v4kit.figures.findings import result_of
 from v4kit.figures.rows import note, nothing, title
 from v4kit.figures.theme import ThemeName, template, theme_of
 
@@ -22,6 +23,8 @@ AXES = {
 }
 _FLOOR = 1e-9
 """Smaller divergences are rounding, and are drawn here."""
+_DRAWN = (*AXES, "expert", "kl", "kl_reroute", "delta_logprob", "delta_logprob_reroute", "kind",
+          "token", "statistic", "effect", "spearman", "spearman_null_std")  # fmt: skip
 
 
 def importance(
@@ -45,9 +48,10 @@ def importance(
         the log-probability of the word that followed.
 
     Raises:
-        InputError: An unknown axis, effect or theme.
+        InputError: An unknown axis, effect or theme, or the result of something else.
     """
     colours = theme_of(theme)
+    found = result_of("v4kit.experiments.causal_importance", found, _DRAWN)
     if against not in AXES or effect not in ("kl", "kl_reroute"):
         raise InputError(
             f"against is one of {', '.join(AXES)}, effect kl or kl_reroute; given were "

@@ -10,9 +10,13 @@ import xarray as xr
 
 from v4kit.core import NONE, TOPK
 from v4kit.errors import InputError
+from v4kit.figures.findings import result_of
 from v4kit.figures.labels import escape
 from v4kit.figures.rows import note, title
 from v4kit.figures.theme import ThemeName, template, theme_of
+
+_DRAWN = ("kind", "label", "share", "share_null_mean", "share_null_std", "mutual_information_bits",
+          "null_mean", "null_std", "n", "documents", "chance")  # fmt: skip
 
 
 def specialization(
@@ -36,9 +40,10 @@ def specialization(
         shuffled standard deviation.
 
     Raises:
-        InputError: No such layer, label or theme.
+        InputError: No such layer, label or theme, or the result of something else.
     """
     colours = theme_of(theme)
+    found = result_of("v4kit.analysis.domain_specialization", found, _DRAWN)
     learned = np.flatnonzero(found["kind"].to_numpy() == TOPK).tolist()
     labels = found["label"].to_numpy().tolist()
     if layer not in learned or label not in labels:

@@ -10,11 +10,13 @@ import xarray as xr
 
 from v4kit.core import NONE
 from v4kit.errors import InputError
+from v4kit.figures.findings import result_of
 from v4kit.figures.labels import escape, visible
 from v4kit.figures.rows import note, title
 from v4kit.figures.theme import Theme, ThemeName, template, theme_of
 
 _SHOWN = 14
+_DRAWN = ("summands", "part", "layer", "expert", "hashed", "total", "logit", "residual")
 
 
 def attribution(found: xr.Dataset, *, top: int = _SHOWN, theme: ThemeName = "light") -> go.Figure:
@@ -35,13 +37,13 @@ def attribution(found: xr.Dataset, *, top: int = _SHOWN, theme: ThemeName = "lig
         several), value.
 
     Raises:
-        InputError: `top` is no number from 1, or there is no such theme.
+        InputError: `top` is no number from 1, there is no such theme, or it is the result of
+            something else.
     """
     colours = theme_of(theme)
-    if top < 1:
-        raise InputError(f"top is a number of parts from 1; given was {top!r}.")
+    found = result_of("v4kit.experiments.attribution", found, _DRAWN)
     values = found["summands"].to_numpy()
-    order = np.argsort(-np.abs(values), kind="stable")[:top]
+    order = _largest(values, top)
     total, logit = float(found["total"]), float(found["logit"])
     rest = total - float(values[order].sum())
     words = [_name(found, i) for i in order]
@@ -80,6 +82,14 @@ def attribution(found: xr.Dataset, *, top: int = _SHOWN, theme: ThemeName = "lig
                           "later layers made of it counts as theirs", left=138)],
     )  # fmt: skip
     return figure
+
+
+def _largest(values: np.ndarray, top: object) -> np.ndarray:
+    """Return the places of the largest values, largest first."""
+    whole = isinstance(top, (int, np.integer)) and not isinstance(top, bool)
+    if not whole or top < 1:  # type: ignore[operator]
+        raise InputError(f"top is a number of parts from 1; given was {top!r}.")
+    return np.argsort(-np.abs(values), kind="stable")[:top]
 
 
 def _title(found: xr.Dataset) -> dict[str, Any]:
