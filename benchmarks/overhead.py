@@ -17,6 +17,7 @@ from benchmarks.measure import Times, elsewhere, extra_memory, interleaved, pair
 from benchmarks.models import SIZES, build, some_ids
 
 BARE = "bare loop"
+EDITED = "routing, one expert ablated in each layer"
 SOURCES = 16
 
 
@@ -30,6 +31,7 @@ def records() -> dict[str, Any]:
         "routing + attention of each head": Record(attention=SOURCES, heads="each"),
         "routing + attention + pooling": Record(attention=SOURCES, pooling=True),
         "routing + outputs of experts": Record(attention=None, outputs=True),
+        "routing + factors of streams": Record(attention=None, streams=True),
     }
 
 
@@ -74,7 +76,7 @@ def upstream(model: Any, ids: list[int], steps: int) -> list[int]:
 @contextlib.contextmanager
 def counting(spent: list[float]) -> Iterator[None]:
     """Add up the thread's CPU time inside recording, and the steps, while the block runs."""
-    from v4kit.engines import local, session
+    from v4kit.engines import passing, session
     from v4kit.recording import PassRecorder, attached
 
     def timed(function: Any) -> Any:
@@ -105,12 +107,12 @@ def counting(spent: list[float]) -> Iterator[None]:
         finally:
             timed(context.__exit__)(None, None, None)
 
-    kept = session.PassRecorder, local.attached
-    session.PassRecorder, local.attached = Timed, holding  # type: ignore[misc, assignment]
+    kept = session.PassRecorder, passing.attached
+    session.PassRecorder, passing.attached = Timed, holding  # type: ignore[misc, assignment]
     try:
         yield
     finally:
-        session.PassRecorder, local.attached = kept  # type: ignore[misc]
+        session.PassRecorder, passing.attached = kept  # type: ignore[misc]
 
 
 def _rewrapped(hook: Any, timed: Callable[[Any], Any]) -> Any:
@@ -147,7 +149,16 @@ def generation(model: Any, ids: list[int], steps: int) -> dict[str, Callable[[],
         "bare loop again (A/A)": lambda: bare(model, ids, steps),
         "transformers' generate": lambda: upstream(model, ids, steps),
         **{name: recorded(record) for name, record in records().items()},
+        EDITED: lambda: edited(model, ids, steps),
     }
+
+
+def edited(model: Any, ids: list[int], steps: int) -> Any:
+    """Return the trace of a run without one expert in all layers that choose."""
+    import v4kit
+
+    record, edits = v4kit.Record(attention=None), [v4kit.ablate(experts=[0])]
+    return model.generate(ids, max_new_tokens=steps, record=record, edits=edits)
 
 
 def agree(model: Any, ids: list[int], steps: int) -> bool:
