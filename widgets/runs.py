@@ -42,6 +42,7 @@ class Run:
         self._turn = _turns.setdefault(model, threading.Lock())
         self._state: str | None = None
         self._stop = threading.Event()
+        self._hung_up = False
         self._ended = threading.Event()
         threading.Thread(target=self._work, name="v4kit-run", daemon=True).start()
 
@@ -60,7 +61,13 @@ class Run:
         return self._ended.is_set()
 
     def stop(self) -> None:
-        """Ask it to stop; it does so before its next forward pass."""
+        """Ask it to stop; it does so before its next forward pass.
+
+        Asked again, it does not wait for the experts of a serving engine either.
+        """
+        if self.stopped and not self.done and hasattr(self.stream, "hang_up"):
+            self._hung_up = True
+            self.stream.hang_up()
         self._stop.set()
 
     def wait(self, timeout: float | None = None) -> Trace:
@@ -93,7 +100,8 @@ class Run:
             if self._wait_for_turn():
                 try:
                     self._advance()
-                    self.stream.leave()
+                    if not self._hung_up:
+                        self.stream.leave()
                 finally:
                     self._turn.release()
         except Exception as error:  # noqa: BLE001 - whoever waits for the run gets it

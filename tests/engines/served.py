@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,20 @@ import numpy as np
 
 import v4kit
 from tests.engines.stand_in import Asked, Reply
+from v4kit.errors import ModelBusy
 
 Change = Callable[[np.ndarray], Any]
+
+
+def unhurried(ask: Callable[[], v4kit.Trace]) -> v4kit.Trace:
+    """Ask a model that another thread may be using: a server's, for an answer nobody wants now."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            return ask()
+        except ModelBusy:
+            time.sleep(0.01)
+    return ask()
 
 
 @dataclass
@@ -31,6 +44,8 @@ class Served:
     """Whether hash layers are never captured, as in SGLang."""
     wait: float = 0.0
     """Seconds between two events."""
+    events: Callable[[list[Any]], Iterable[Any]] = lambda events: events
+    """What becomes of the events of a streamed answer."""
 
     def __call__(self, asked: Asked) -> Reply:
         """Answer a request."""
@@ -64,14 +79,19 @@ class Served:
 
     def run(self, ids: list[int], count: int, stop: list[str]) -> tuple[list[int], str]:
         """Continue ids; return what was written and why it ended."""
-        trace = self.model.generate(ids, max_new_tokens=count, stop=stop or None)
+        trace = unhurried(lambda: self.model.generate(ids, max_new_tokens=count, stop=stop or None))
         ended = "length" if trace.meta["stop_reason"] == "length" else "stop"
         return trace.tokens["id"].tolist()[len(ids) :], ended
+
+    def text(self, written: list[int]) -> str:
+        """What tokens say."""
+        return self.model.tokenizer.decode(written)
 
     def rows(self, ids: list[int], written: list[int], start: int) -> Any:
         """The experts of all tokens that were read, from `start` on; unordered, 0 for none."""
         read = [*ids, *written][:-1]
-        found = self.model.read(read).routing["experts"].to_numpy().astype(np.int64)
+        trace = unhurried(lambda: self.model.read(read))
+        found = trace.routing["experts"].to_numpy().astype(np.int64)
         found = np.where(found < 0, 0, found[..., ::-1])
         if self.hash_zeros:
             found[:, list(self.model.architecture.hash_layers)] = 0
@@ -95,11 +115,12 @@ class VLLM(Served):
         ids, n = body["prompt"], body.get("n", 1)
         written, ended = self.run(ids, body["max_tokens"], body.get("stop", []))
         if body.get("stream"):
-            return Reply(events=openai_events(ids, written, ended), wait=self.wait)
+            return Reply(events=self.events(openai_events(ids, written, ended)), wait=self.wait)
         rows = self.rows(ids, written, body.get("routed_experts_prompt_start", 0))
         choice = {
             "prompt_token_ids": ids,
             "token_ids": written,
+            "text": self.text(written),
             "finish_reason": ended,
             "routed_experts": None if rows is None else npy(rows),
         }
@@ -132,19 +153,25 @@ class SGLang(Served):
 
     def _native(self, body: dict[str, Any]) -> Reply:
         ids, settings = body["input_ids"], body["sampling_params"]
-        written, ended = self.run(ids, settings["max_new_tokens"], settings.get("stop", []))
-        reason = {"type": ended}
         if body.get("stream"):
-            return Reply(events=self._events(ids, written, reason), wait=self.wait)
+            written, ended = self.run(ids, settings["max_new_tokens"], settings.get("stop", []))
+            events = self._events(ids, written, {"type": ended})
+            return Reply(events=self.events(events), wait=self.wait)
+        if isinstance(settings, dict):
+            return Reply(self.spoil(self._whole(body, ids, settings)))
+        each = zip(ids, settings, strict=True)
+        return Reply(self.spoil([self._whole(body, *one) for one in each]))
+
+    def _whole(self, body: dict[str, Any], ids: list[int], settings: Any) -> dict[str, Any]:
+        assert settings["n"] == 1
+        written, ended = self.run(ids, settings["max_new_tokens"], settings.get("stop", []))
         meta = {"prompt_tokens": len(ids), "completion_tokens": len(written)}
-        meta["finish_reason"] = reason
+        meta["finish_reason"] = {"type": ended}
         if body.get("return_routed_experts"):
             rows = self.rows(ids, written, body["routed_experts_start_len"])
             if rows is not None:
                 meta["routed_experts"] = int32(rows)
-        answer = {"text": "…", "output_ids": written, "meta_info": meta}
-        n = settings["n"]
-        return Reply(self.spoil(answer if n == 1 else [answer] * n))
+        return {"text": self.text(written), "output_ids": written, "meta_info": meta}
 
     def _events(self, ids: list[int], written: list[int], reason: Any) -> list[Any]:
         events = []
@@ -159,7 +186,7 @@ class SGLang(Served):
         ids = body["prompt"]
         written, ended = self.run(ids, body["max_tokens"], body.get("stop", []))
         if body.get("stream"):
-            return Reply(events=openai_events(ids, written, ended), wait=self.wait)
+            return Reply(events=self.events(openai_events(ids, written, ended)), wait=self.wait)
         rows = self.rows(ids, written, body["routed_experts_start_len"])
         choice = {"prompt_token_ids": ids, "token_ids": written, "finish_reason": ended}
         extra = {self.spelling: {"routed_experts": int32(rows)}}

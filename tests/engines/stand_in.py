@@ -16,7 +16,7 @@ class Reply:
     data: Any = None
     """JSON data; bytes are sent as they are."""
     events: Iterable[Any] | None = None
-    """JSON data of a streamed answer, one by one."""
+    """JSON data of a streamed answer, one by one; bytes are sent as they are."""
     status: int = 200
     """HTTP status."""
     hang_up: bool = False
@@ -27,6 +27,8 @@ class Reply:
     """Seconds before the answer, or before each event."""
     done: bool = True
     """Whether a streamed answer says that it is done."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """What is sent besides."""
 
 
 @dataclass
@@ -77,19 +79,26 @@ class _Handler(BaseHTTPRequestHandler):
         content = data if isinstance(data, bytes) else json.dumps(data).encode()
         self.send_response(reply.status)
         self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
+        self._end_headers(reply)
         self.wfile.write(content[: len(content) // 2] if reply.cut else content)
 
     def _send_events(self, reply: Reply, events: Iterable[Any]) -> None:
         self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
+        if "Content-Type" not in reply.headers:
+            self.send_header("Content-Type", "text/event-stream")
+        self._end_headers(reply)
         for event in events:
             time.sleep(reply.wait)
-            self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+            raw = isinstance(event, bytes)
+            self.wfile.write(event if raw else f"data: {json.dumps(event)}\n\n".encode())
             self.wfile.flush()
         if reply.done:
             self.wfile.write(b"data: [DONE]\n\n")
+
+    def _end_headers(self, reply: Reply) -> None:
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
 
 
 class _Server(ThreadingHTTPServer):
@@ -102,11 +111,12 @@ class _Server(ThreadingHTTPServer):
 
 
 class StandIn:
-    """Serves for as long as the block runs; `asked` holds every request."""
+    """Serves for as long as the block runs; `asked` holds every request, `served` who answers."""
 
     def __init__(self, answer: Answer) -> None:
         self._server = _Server(answer)
         self.asked = self._server.asked
+        self.served = answer
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:

@@ -5,7 +5,6 @@ import json
 import pytest
 
 import v4kit
-from tests import zoo
 from tests.engines.stand_in import StandIn, recorded
 from tests.servers import small
 from tests.servers.cases import CASES, START, compare
@@ -15,7 +14,7 @@ from tests.servers.recorder import ANSWERS
 @pytest.fixture(scope="module")
 def model() -> v4kit.Model:
     """The model that the server had."""
-    return v4kit.wrap(small.build(), zoo.tokenizer())
+    return v4kit.wrap(small.build(), small.tokenizer())
 
 
 @pytest.fixture(params=sorted(ANSWERS.glob("vllm-*.json")), ids=lambda path: path.stem)

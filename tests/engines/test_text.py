@@ -156,7 +156,7 @@ class TestRoles:
 
     def test_later_edition(self) -> None:
         """Configs with keys of DSpark are of the later generation."""
-        hf = zoo.fresh("mixtral")
+        hf = zoo.fresh("small")
         assert v4kit.wrap(hf, zoo.tokenizer()).edition == "preview"
         hf.config.dspark_block_size = 5
         assert v4kit.wrap(hf, zoo.tokenizer()).edition == "0731"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from v4kit.engines.remote.calls import Call
 from v4kit.engines.remote.http import Transport
 from v4kit.errors import EngineError
 
@@ -24,13 +25,17 @@ class Exchanges:
         def kept_get(transport: Transport, path: str) -> Any:
             return self._keep("GET", path, {}, lambda: get(transport, path))
 
-        def kept_post(transport: Transport, path: str, body: dict[str, Any]) -> Any:
-            return self._keep("POST", path, body, lambda: post(transport, path, body))
+        def kept_post(
+            transport: Transport, path: str, body: dict[str, Any], call: Call | None = None
+        ) -> Any:
+            return self._keep("POST", path, body, lambda: post(transport, path, body, call))
 
-        def kept_events(transport: Transport, path: str, body: dict[str, Any]) -> Iterator[Any]:
+        def kept_events(
+            transport: Transport, path: str, body: dict[str, Any], call: Call | None = None
+        ) -> Iterator[Any]:
             seen: list[Any] = []
             self._add("POST", path, body, events=seen)
-            for event in events(transport, path, body):
+            for event in events(transport, path, body, call):
                 seen.append(event)
                 yield event
 

@@ -1,9 +1,10 @@
 """A small random mixture-of-experts model that a serving engine can load on a CPU."""
 
+import copy
 from pathlib import Path
 
 import torch
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from tests import zoo
 
@@ -26,6 +27,19 @@ FIELDS = {
     "dtype": "float32",
 }
 
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<｜User｜>{{ message.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<｜Assistant｜></think>{% endif %}"
+)
+"""How its chats are written; it is of a family that has no format of its own."""
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The tests' tokenizer, with a template for chats."""
+    own = copy.deepcopy(zoo.tokenizer())
+    own.chat_template = TEMPLATE
+    return own
+
 
 def build() -> Qwen3MoeForCausalLM:
     """The model; the same weights every time."""
@@ -42,5 +56,5 @@ def build() -> Qwen3MoeForCausalLM:
 def write(folder: Path) -> Path:
     """Write its weights, config and tokenizer, as an engine loads them."""
     build().save_pretrained(folder)
-    zoo.tokenizer().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
     return folder

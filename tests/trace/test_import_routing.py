@@ -1,5 +1,8 @@
 """Routing from elsewhere becomes a Trace, or a sentence that says why not."""
 
+import struct
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -91,6 +94,8 @@ def test_its_trace_is_kept(tmp_path) -> None:
         ({"layer_kinds": ["topk"]}, "layer_kinds"),
         ({"layer_kinds": ["topk", "soft"]}, "layer_kinds"),
         ({"layer_kinds": ["dense", "topk"]}, "layer 0 is dense"),
+        ({"experts": [[[1, 2]], [[3, 3]]]}, r"Token 1 has an expert twice in layer 0: \[3, 3\]"),
+        ({"experts": [[[0, 0, 3]]]}, "has an expert twice"),
     ],
 )
 def test_what_can_not_be_right(arguments, message) -> None:
@@ -150,8 +155,138 @@ class TestWhatTrainingToolsWrite:
         with pytest.raises(InputError, match=words):
             v4kit.import_routing(path, n_experts=8)
 
+    @pytest.mark.parametrize("more", [False, True])
+    def test_what_comes_with_them_may_lack_the_last_row(self, more) -> None:
+        experts, ids = self.rollout()
+        experts[4, 0] = experts[4, 2] = [1, 2]
+        rows = len(experts) + more
+        weights = np.ones((rows, *experts.shape[1:]))
+        trace = v4kit.import_routing(
+            experts,
+            n_experts=8,
+            token_ids=ids,
+            text=["x"] * rows,
+            labels=["a"] * rows,
+            document=np.full(rows, 3, np.uint64),
+            predicted_ids=np.arange(rows, dtype=np.uint64),
+            weights=weights,
+        )
+        assert len(trace) == 10
+        assert trace.tokens["label"].tolist() == ["a"] * 10
+        assert trace.tokens["document"].tolist() == [3] * 10
+        assert trace.tokens["position"].tolist() == list(range(10))
+        assert trace.tokens["text"].iloc[-1] == ("x" if more else "")
+        assert trace.tokens["predicted"].tolist() == [*range(9), 9 if more else -1]
+        found = trace.routing["weights"].to_numpy()
+        assert (found[:-1] == 1).all()
+        assert np.isnan(found[-1]).all() != more
+
+    def test_one_token_that_was_never_read(self) -> None:
+        nothing = np.empty((0, 2, 2), int)
+        trace = v4kit.import_routing(nothing, n_experts=4, token_ids=[7], document=[], labels=[])
+        assert trace.tokens["id"].tolist() == [7]
+        assert not trace.tokens["valid"].any()
+
     def test_two_arrays_that_could_be_meant(self, tmp_path) -> None:
         experts, _ = self.rollout()
         np.savez(tmp_path / "run.npz", a=experts, b=experts)
         with pytest.raises(InputError, match="Load it yourself"):
             v4kit.import_routing(tmp_path / "run.npz", n_experts=8)
+
+    @pytest.mark.parametrize("name", ["token_ids", "input_ids"])
+    def test_other_arrays_are_no_token_ids(self, name, tmp_path) -> None:
+        experts, ids = self.rollout()
+        beside = {"loss_mask": np.ones(10, int), "rewards": np.zeros(3)}
+        np.savez(tmp_path / "run.npz", routed_experts=experts, **beside)
+        assert (v4kit.import_routing(tmp_path / "run.npz", n_experts=8).tokens["id"] == -1).all()
+        np.savez(tmp_path / "run.npz", routed_experts=experts, **beside, **{name: ids})
+        trace = v4kit.import_routing(tmp_path / "run.npz", n_experts=8)
+        assert trace.tokens["id"].tolist() == ids.tolist()
+
+    def test_arrays_laid_out_by_columns(self, tmp_path) -> None:
+        experts, _ = self.rollout()
+        np.save(tmp_path / "run.npy", np.asfortranarray(experts))
+        trace = v4kit.import_routing(tmp_path / "run.npy", n_experts=8)
+        assert trace.routing["experts"].to_numpy()[0, 0].tolist() == experts[0, 0].tolist()
+
+    def test_a_layer_of_zeros_is_what_it_is_called(self) -> None:
+        experts, _ = self.rollout()
+        kinds = ["topk", "hash", "topk"]
+        trace = v4kit.import_routing(experts, n_experts=8, layer_kinds=kinds)
+        assert trace.routing["kind"].to_numpy().tolist() == kinds
+
+
+def npy(header: str, body: bytes = b"") -> bytes:
+    """What claims to be a `.npy` file."""
+    text = header.encode("latin1")
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + body
+
+
+def shaped(shape: str) -> str:
+    """The header of a `.npy` file."""
+    return f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n"
+
+
+DAMAGED = {
+    "a lot": npy(shaped(f"({10**12}, 6, 3)")),
+    "negative": npy(shaped("(-2, -3, 4)"), b"\0" * 24),
+    "nothing of much": npy(shaped(f"(0, {10**30}, 3)")),
+    "half a header": npy("{'descr': ("),
+    "many signs": npy("-" * 9000 + "1"),
+    "the beginning of an archive": b"PK\x03\x04" + b"x" * 50,
+    "its magic": b"\x93NUMPY",
+}
+
+
+class TestDamagedFiles:
+    @pytest.mark.parametrize("damage", DAMAGED)
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_arrays(self, damage, packed, tmp_path) -> None:
+        path = tmp_path / "run.npz"
+        if packed:
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("routed_experts.npy", DAMAGED[damage])
+        else:
+            path.write_bytes(DAMAGED[damage])
+        with pytest.raises(InputError, match=r"can't be read as \.npy or \.npz") as caught:
+            v4kit.import_routing(path, n_experts=8)
+        assert len(str(caught.value)) < 400 + len(str(path))
+
+    @pytest.mark.parametrize("saved", [np.savez, np.savez_compressed])
+    def test_archives(self, saved, tmp_path) -> None:
+        """Whatever byte is another one, it is told in words, or it did not matter."""
+        experts, _ = TestWhatTrainingToolsWrite.rollout()
+        saved(tmp_path / "whole.npz", routed_experts=experts)
+        whole = (tmp_path / "whole.npz").read_bytes()
+        path = tmp_path / "run.npz"
+        told = 0
+        for place in range(0, len(whole), 7):
+            content = bytearray(whole)
+            content[place] ^= 0xFF
+            path.write_bytes(content)
+            try:
+                v4kit.import_routing(path, n_experts=8)
+            except InputError:
+                told += 1
+        assert told > 10
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(InputError, match="can't be read"):
+            v4kit.import_routing(path, n_experts=8)
+
+    def test_an_archive_of_something_else(self, tmp_path) -> None:
+        with zipfile.ZipFile(tmp_path / "run.npz", "w") as archive:
+            archive.writestr("readme.txt", "hello")
+        with pytest.raises(InputError, match="holds no array"):
+            v4kit.import_routing(tmp_path / "run.npz", n_experts=8)
+
+    def test_a_text_beside_the_arrays(self, tmp_path) -> None:
+        experts, _ = TestWhatTrainingToolsWrite.rollout()
+        np.savez(tmp_path / "run.npz", routed_experts=experts)
+        with zipfile.ZipFile(tmp_path / "run.npz", "a") as archive:
+            archive.writestr("readme.txt", "hello")
+        assert len(v4kit.import_routing(tmp_path / "run.npz", n_experts=8)) == 9
+
+    @pytest.mark.parametrize("name", [".", "none.npy"])
+    def test_no_file(self, name, tmp_path) -> None:
+        with pytest.raises(InputError, match="can't be read"):
+            v4kit.import_routing(tmp_path / name, n_experts=8)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from v4kit.core import DENSE, LAYER, NONE, ROUTING_KINDS, SLOT, TOKEN, TOPK
 from v4kit.errors import InputError
-from v4kit.trace.arrays import captured, read_arrays, with_last_row
+from v4kit.trace.arrays import captured, check_distinct, last_of, read_arrays, with_row
 from v4kit.trace.attention_schema import make_attention
 from v4kit.trace.schema import BY_NAME, COLUMNS, MOST_EXPERTS, plain_text, routing_dataset
 from v4kit.trace.trace import Trace
@@ -72,12 +72,12 @@ def import_routing(
     Training tools write what serving engines return: all layers, zeros where nothing was captured
     (in dense layers, for example), and no row for the token that was sampled last. So a token whose
     slots are all 0 counts as one without experts, where there are several slots: no token has an
-    expert twice. And `token_ids` may be one more than the rows.
+    expert twice. And `token_ids` may be one more than the rows, all other values with it or not.
 
     Args:
         experts: Integers `[token, layer, slot]`, −1 where a token has no expert; or a file of them:
-            `.npy`, or `.npz` with the one array of three axes, and token ids beside it if it has
-            an array of one axis.
+            `.npy`, or `.npz` with the one array of three axes, and token ids beside it if an
+            array of one axis is called token_ids or input_ids.
         n_experts: Routed experts of a layer.
         token_ids: Token id of each row; −1 everywhere if not given.
         text: Text of each row.
@@ -86,7 +86,8 @@ def import_routing(
         weights: Factors `[token, layer, slot]` on the experts' outputs.
         predicted_ids: Most probable next token id after each row.
         layer_kinds: "hash", "topk" or "dense" for each layer; without it, layers that hold
-            nothing but −1 are dense and all others topk.
+            nothing but −1, or zeros, are dense and all others topk. Zeros do not tell a dense layer
+            from one that was not captured, such as SGLang's hash layers: say what it is.
         model: What to call the model.
 
     Raises:
@@ -95,7 +96,15 @@ def import_routing(
     if isinstance(experts, (str, Path)):
         experts, beside = read_arrays(Path(experts))
         token_ids = beside if token_ids is None else token_ids
-    ids = with_last_row(captured(_expert_ids(experts, n_experts)), token_ids)
+    ids = captured(_expert_ids(experts, n_experts))
+    check_distinct(ids)
+    rows = len(ids)
+    if token_ids is not None and np.shape(token_ids) == (rows + 1,):
+        # The last token was sampled and never read.
+        ids, weights = with_row(ids, rows, NONE), with_row(weights, rows, np.nan)
+        text, predicted_ids = with_row(text, rows, ""), with_row(predicted_ids, rows, NONE)
+        document = with_row(document, rows, last_of(document, 0))
+        labels = with_row(labels, rows, last_of(labels, ""))
     kinds = _kinds(ids, layer_kinds)
     columns = {
         "id": _integers("token_ids", token_ids, len(ids)),

@@ -1,11 +1,7 @@
-"""What engines answer, in one form, and how arrays are unpacked from text."""
+"""What engines answer, in one form."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,21 +33,27 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One continuation, as an engine told it."""
+    """One continuation, as an engine told it; ids and experts are still to be checked.
 
-    prompt: list[int]
+    Nothing is refused at once: what was written must not be lost with what can't be right.
+    """
+
+    prompt: Any
     """The ids that it read."""
-    tokens: list[int]
+    tokens: Any
     """The ids that it wrote."""
+    text: Any
+    """The text that it wrote."""
     finish: str | None
     """"length", "stop" or what else it calls the reason."""
     packed: Any
     """The experts as they came; None if none did."""
     unpack: Callable[[Any], np.ndarray]
-    """Makes integers `[row, layer, slot]` or `[element]` of them. Not done at once: what was
-    written must not be lost with experts that can't be read."""
+    """Makes integers `[row, layer, slot]` or `[element]` of them."""
     start: int = 0
     """The first token whose experts were asked for."""
+    problem: str = ""
+    """What went wrong, in a sentence; empty if nothing is known to have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,70 +66,39 @@ class Piece:
     """Why it ends with them; None: it goes on."""
 
 
-def unpack_npy(text: Any) -> np.ndarray:
-    """Return the integers of a `.npy` file in base64, as vLLM sends them.
-
-    Raises:
-        EngineError: It is no such file, or of anything but integers.
-    """
-    file = io.BytesIO(_bytes(text))
-    try:
-        major, _ = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if major == 1 else _newer_header
-        shape, _, dtype = read(file)
-        left = len(file.getbuffer()) - file.tell()
-    except (ValueError, EOFError, OSError) as error:
-        raise EngineError(f"The routed experts are no array: {error}.") from error
-    # The header is believed only where the bytes bear it out.
-    if dtype.kind not in "iu" or left != dtype.itemsize * math.prod(shape):
-        raise EngineError(
-            f"The routed experts say that they are {dtype} {shape}, in {left:,} bytes; integers "
-            "were expected, and as many as come."
-        )
-    file.seek(0)
-    array: np.ndarray = np.load(file, allow_pickle=False)
-    return array
-
-
-def _newer_header(file: io.BytesIO) -> Any:
-    return np.lib.format.read_array_header_2_0(file)
-
-
-def unpack_int32(text: Any) -> np.ndarray:
-    """Return the integers `[element]` of raw little-endian int32 in base64, as SGLang sends them.
-
-    Raises:
-        EngineError: They are no such integers.
-    """
-    content = _bytes(text)
-    if len(content) % 4:
-        raise EngineError(
-            f"The routed experts have {len(content)} bytes, which are no 32-bit integers."
-        )
-    return np.frombuffer(content, "<i4")
-
-
-def _bytes(text: Any) -> bytes:
-    if not isinstance(text, str):
-        raise EngineError(f"The routed experts are {type(text).__name__}, not text in base64.")
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise EngineError(f"The routed experts are no base64: {error}.") from error
-
-
-def token_ids(value: Any, what: str) -> list[int]:
+def token_ids(value: Any, what: str, *, below: int | None = None) -> list[int]:
     """Return token ids of an answer.
 
+    Args:
+        value: What came.
+        what: What to call them.
+        below: The vocabulary's size, if it is to be checked.
+
     Raises:
-        EngineError: They are missing, or no integers.
+        EngineError: They are missing, no integers, or outside the vocabulary.
     """
     if not isinstance(value, list) or not all(type(one) is int for one in value):
         raise EngineError(
             f"The engine did not return the {what}, so its rows belong to no tokens we know. "
-            "Use a newer version of it."
+            "Use a newer version of it, or leave out the gateway before it."
+        )
+    wrong = [one for one in value if below is not None and not 0 <= one < below]
+    if wrong:
+        raise EngineError(
+            f"Among the {what} is one with id {_short(wrong[0])}, outside the vocabulary of "
+            f"{below:,} ids. Does it serve another model? connect(…, model=…) tells which."
         )
     return value
+
+
+def word(value: Any) -> str | None:
+    """Return a word of an answer; None if there is none."""
+    return None if value is None else str(value)
+
+
+def count(value: Any) -> int | None:
+    """Return a number of tokens that a server tells of itself; None if it is no such number."""
+    return value if type(value) is int and value > 0 else None
 
 
 def field(value: Any, *path: str | int) -> Any:
@@ -138,3 +109,7 @@ def field(value: Any, *path: str | int) -> Any:
         except (KeyError, IndexError, TypeError):
             return None
     return value
+
+
+def _short(number: int) -> str:
+    return f"{number:,}" if abs(number) < 10**15 else "of too many digits"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from v4kit.core import Record, to_record
-from v4kit.engines.base import Sampling, stops
+from v4kit.engines.base import Sampling, stops, whole
 from v4kit.errors import InputError
 
 LACKING = "A serving engine tells the ids of experts only; no weights, scores or attention."
@@ -29,9 +29,27 @@ def settings(
         seed=seed,
         stop=stops(stop),
     )
-    if seed is None and temperature > 0:
-        return replace(given, seed=secrets.randbelow(2**31))
-    return given
+    for text in given.stop:
+        _check_text(text)
+    drawn = secrets.randbelow(2**31) if temperature > 0 else None
+    # Numbers of other types, numpy's for example, are no JSON.
+    return replace(
+        given,
+        max_new_tokens=int(max_new_tokens),
+        temperature=float(temperature),
+        top_p=float(top_p),
+        seed=drawn if seed is None else int(seed),
+    )
+
+
+def check_chunk(prefill_chunk: int | None) -> None:
+    """Check a chunk size, which a `Model` takes and an engine has no use for.
+
+    Raises:
+        InputError: It is neither a whole number nor None.
+    """
+    if prefill_chunk is not None:
+        whole("prefill_chunk", prefill_chunk, least=1)
 
 
 def check_record(record: Record | None) -> None:
@@ -65,3 +83,13 @@ def why_ended(finish: str | None, written: int, most: int, *, stopped: bool) -> 
     if finish == "length":
         return "length" if written >= most else "context"
     return "interrupted"
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"The stop string {text!r} is no valid Unicode: character {error.start} is half of "
+            "one. Decode it again from where it came."
+        ) from error

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
-
-from v4kit.arch import describe
-from v4kit.core import NONE, Record
+from v4kit.core import Record
 from v4kit.engines.base import OnStep, Sampling, whole
 from v4kit.engines.remote.adapters import Adapter
 from v4kit.engines.remote.answers import Answer, Served
-from v4kit.engines.remote.asking import LACKING, check_record, settings, why_ended, within
+from v4kit.engines.remote.asking import check_chunk, check_record, settings, within
+from v4kit.engines.remote.bodies import megabytes
+from v4kit.engines.remote.calls import Call
 from v4kit.engines.remote.http import Transport
-from v4kit.engines.remote.routes import Routes, align, as_meta, describe_gaps
+from v4kit.engines.remote.routes import Routes, describe_gaps
 from v4kit.engines.remote.stream import RemoteStream
-from v4kit.engines.text import Prompt, encode_prompt, stop_ids
-from v4kit.errors import EngineError, InputError
-from v4kit.models.chat import edition_of
+from v4kit.engines.remote.tracing import Tracing, other_number
+from v4kit.engines.text import Prompt, encode_prompt
+from v4kit.errors import InputError
 from v4kit.models.identity import Identity
-from v4kit.recording.meta import architecture_meta
-from v4kit.recording.text import text_columns
-from v4kit.trace import Trace, concat
-from v4kit.trace.build import make_trace
+from v4kit.trace import Trace
 
 _ONE = Sampling(max_new_tokens=1)
 _ANSWER_BYTES = 64
 """Bytes of text and ids per token that come with its routes, at most."""
 
 
-class Engine:
+class Engine(Tracing):
     """A model that a serving engine runs; made by `v4kit.connect`.
 
     `generate`, `read` and `stream` are called as on a `Model` and return traces of the experts
@@ -44,27 +39,9 @@ class Engine:
     def __init__(
         self, transport: Transport, adapter: Adapter, served: Served, identity: Identity
     ) -> None:
-        config, tokenizer = identity.config, identity.tokenizer
-        self.tokenizer = tokenizer
-        self.architecture = describe(config)
-        self.edition = edition_of(config)
-        self.stop_ids = stop_ids(config.get_text_config(), tokenizer)
-        self.tables = identity.tables
-        self.context = served.context or self.architecture.context
-        self.lacks = {"attention": LACKING, "weights": LACKING, "scores": LACKING}
-        self.meta = {
-            "model": served.model,
-            "revision": None,
-            "engine": f"{served.engine} {served.version}".strip(),
-            "dtype": "unknown",
-            "router_dtype": "unknown",
-            "ranked": False,
-            "architecture": architecture_meta(self.architecture),
-            "versions": {"python": platform.python_version()},
-            "attention": {"sources": None, "heads": "mean", "why": LACKING},
-        }
         self._transport = transport
-        self.adapter = adapter
+        self._warned: set[str] = set()
+        super().__init__(adapter, self._hidden(served), identity)
 
     def __repr__(self) -> str:
         a = self.architecture
@@ -81,12 +58,12 @@ class Engine:
         Raises:
             EngineError: The server can't be reached, or answers what can't be right.
         """
-        served = self.adapter.served()
+        served = self._hidden(self.adapter.served())
         first = next(iter(self.stop_ids), 0)
-        answer = self.ask([first], _ONE)[0]
+        answer = self._read([first], start=0, call=None)
         if answer.packed is None:
             return replace(served, routed_experts=False, advice=self.adapter.advice)
-        routes = self._routes([first], 1, answer)
+        routes = self.routes([first], 1, answer)
         advice = describe_gaps(routes, self.adapter.advice)
         return replace(served, routed_experts=True, advice=advice)
 
@@ -100,6 +77,7 @@ class Engine:
         seed: int | None = None,
         thinking: str | None = None,
         stop: str | Sequence[str] | None = None,
+        prefill_chunk: int | None = None,
         n: int = 1,
         start: int = 0,
         record: Record | None = None,
@@ -115,6 +93,8 @@ class Engine:
             seed: Same seed, same tokens, if the engine keeps to it.
             thinking: Reasoning effort for chat messages; None is chat mode.
             stop: Strings that end the generation once complete.
+            prefill_chunk: Without meaning here, where the engine has its own chunks; taken so that
+                a call for a `Model` serves an engine, too.
             n: Continuations; each is a document of the trace, with the prompt's rows.
             start: First token whose experts are asked for; spares bytes with long prompts.
             record: `Record()`, or with less; what engines do not tell is refused.
@@ -128,24 +108,33 @@ class Engine:
         ids = self.encode(prompt, thinking)
         sampling = settings(max_new_tokens, temperature, top_p, seed, stop)
         check_record(record)
-        whole("n", n, least=1)
-        whole("start", start, least=0, most=len(ids))
+        check_chunk(prefill_chunk)
+        n = whole("n", n, least=1)
+        start = whole("start", start, least=0, most=len(ids))
         if on_step is not None:
             if n > 1 or start:
                 raise InputError("on_step follows one continuation from its start: n=1, start=0.")
-            return self._stream(ids, sampling, thinking).finish(on_step).trace
+            stream = self._stream(ids, sampling, thinking).finish(on_step)
+            return self._warned_of(stream.trace)
         self.check_size(n * (len(ids) - start + sampling.max_new_tokens))
         meta = {"sampling": sampling.as_meta(), "seed": sampling.seed, "thinking": thinking}
         asked = within(sampling, self.context - len(ids))
-        answers = self.ask(ids, asked, n=n, start=start)
-        traces = [self._trace_of(ids, answer, meta) for answer in answers]
-        return traces[0] if n == 1 else concat(traces)
+        answers = self.adapter.complete(ids, asked, n=n, start=start)
+        return self._warned_of(self.joined(ids, answers, n, meta))
 
-    def read(self, text: Prompt, *, start: int = 0, record: Record | None = None) -> Trace:
+    def read(
+        self,
+        text: Prompt,
+        *,
+        prefill_chunk: int | None = None,
+        start: int = 0,
+        record: Record | None = None,
+    ) -> Trace:
         """Return the Trace of a text: the experts of every token, in one pass.
 
         Args:
             text: A text, token ids, or chat messages.
+            prefill_chunk: As in `generate`.
             start: First token whose experts are asked for.
             record: As in `generate`.
 
@@ -155,8 +144,10 @@ class Engine:
         """
         ids = self.encode(text, None)
         check_record(record)
-        whole("start", start, least=0, most=len(ids))
-        return self.trace(ids, len(ids), self.replay(ids, start=start))
+        check_chunk(prefill_chunk)
+        start = whole("start", start, least=0, most=len(ids))
+        routes = self.replay(ids, start=start)
+        return self._warned_of(self.trace(ids, len(ids), routes))
 
     def stream(
         self,
@@ -168,6 +159,7 @@ class Engine:
         seed: int | None = None,
         thinking: str | None = None,
         stop: str | Sequence[str] | None = None,
+        prefill_chunk: int | None = None,
         record: Record | None = None,
     ) -> RemoteStream:
         """Return an iterator of `Step`s; first the text, at its end all experts.
@@ -178,6 +170,7 @@ class Engine:
             InputError: The prompt or a setting can't be used.
         """
         check_record(record)
+        check_chunk(prefill_chunk)
         sampling = settings(max_new_tokens, temperature, top_p, seed, stop)
         return self._stream(self.encode(prompt, thinking), sampling, thinking)
 
@@ -185,48 +178,15 @@ class Engine:
         """Close the connection."""
         self._transport.close()
 
-    # What streams ask of their engine.
+    # What streams ask of their engine, besides traces.
 
-    def ask(
-        self, ids: list[int], sampling: Sampling, *, n: int = 1, start: int = 0
-    ) -> list[Answer]:
-        """Return continuations as the engine told them, after a look at the ids it read."""
-        answers = self.adapter.complete(ids, sampling, n=n, start=start)
-        if len(answers) != n:
-            raise EngineError(f"The engine returned {len(answers)} continuations; asked were {n}.")
-        if any(answer.prompt != ids for answer in answers):
-            raise EngineError(
-                "The engine read other tokens than were sent. Does it, or a gateway before it, "
-                "change prompts?"
-            )
-        return answers
-
-    def replay(self, ids: list[int], *, start: int = 0) -> Routes:
+    def replay(self, ids: list[int], *, start: int = 0, call: Call | None = None) -> Routes:
         """Return the experts of all tokens of a text, by letting the engine read it."""
         self.check_size(len(ids) - start)
         # An answer of one token must fit behind what is read.
         read = min(len(ids), self.context - 1)
-        answer = self.ask(ids[:read], _ONE, start=start)[0]
-        return self._routes(ids, read, answer)
-
-    def trace(self, ids: list[int], n_prompt: int, routes: Routes | None, **meta: Any) -> Trace:
-        """Return the Trace of ids with their experts, or without any."""
-        a = self.architecture
-        experts = (
-            np.full((len(ids), a.n_layers, a.top_k), NONE, np.int16)
-            if routes is None
-            else routes.experts
-        )
-        columns = {
-            "id": ids,
-            "position": np.arange(len(ids)),
-            "phase": ["prompt"] * n_prompt + ["generated"] * (len(ids) - n_prompt),
-            "valid": (experts != NONE).any(axis=(1, 2)),
-            **text_columns(ids, None, self.tokenizer),
-        }
-        if routes is not None:
-            meta["routes"] = as_meta(routes)
-        return make_trace(columns, {"experts": experts}, {**self.meta, **meta})
+        answer = self._read(ids[:read], start=start, call=call)
+        return self.routes(ids, read, answer)
 
     def check_size(self, tokens: int) -> None:
         """Refuse to ask for more than is allowed to come.
@@ -239,9 +199,9 @@ class Engine:
         size, most = tokens * (each + _ANSWER_BYTES), self._transport.max_bytes
         if size > most:
             raise InputError(
-                f"The experts of {tokens:,} tokens are {size / 1e6:,.0f} MB on the way; allowed "
-                f"are {most / 1e6:,.0f}. Ask for fewer, from a later start, or connect with a "
-                "larger max_bytes."
+                f"The experts of {tokens:,} tokens are {megabytes(size)} on the way; allowed are "
+                f"{megabytes(most)}. Ask for fewer, from a later start, or connect with a larger "
+                "max_bytes."
             )
 
     def encode(self, prompt: Prompt, thinking: str | None) -> list[int]:
@@ -256,6 +216,7 @@ class Engine:
             thinking=thinking,
             edition=self.edition,
             vocabulary=self.architecture.vocabulary,
+            context=self.context,
         )
         most = self.context
         if len(ids) >= most:
@@ -269,23 +230,30 @@ class Engine:
         self.check_size(len(ids) + sampling.max_new_tokens)
         return RemoteStream(self, ids, sampling=sampling, meta={"thinking": thinking})
 
-    def _trace_of(self, ids: list[int], answer: Answer, meta: Mapping[str, Any]) -> Trace:
-        whole_text = [*ids, *answer.tokens]
-        most = meta["sampling"]["max_new_tokens"]
-        why = why_ended(
-            answer.finish, len(answer.tokens), most, stopped=whole_text[-1] in self.stop_ids
-        )
-        meta = {**meta, "stop_reason": why}
-        try:
-            routes = self._routes(whole_text, len(whole_text) - 1, answer)
-        except EngineError as error:
-            # What was written is not lost with its routes.
-            error.trace = self.trace(whole_text, len(ids), None, **meta)
-            raise
-        return self.trace(whole_text, len(ids), routes, **meta)
+    def _read(self, ids: list[int], *, start: int, call: Call | None) -> Answer:
+        """Let the engine read ids and write one token; return what it told."""
+        answers = self.adapter.complete(ids, _ONE, start=start, call=call)
+        if len(answers) != 1:
+            raise other_number(answers, 1)
+        self.written(ids, answers[0]).confirm()
+        return answers[0]
 
-    def _routes(self, ids: list[int], fed: int, answer: Answer) -> Routes:
-        if answer.packed is None:
-            raise EngineError(f"The engine returned no experts. {self.adapter.advice}")
-        found = answer.unpack(answer.packed)
-        return align(found, ids, fed, self.architecture, start=answer.start, tables=self.tables)
+    def _warned_of(self, trace: Trace) -> Trace:
+        """Return a trace; warn of layers that it lacks, of the same ones once."""
+        told = trace.meta.get("routes")
+        for routes in told if isinstance(told, list) else [told or {}]:
+            gaps = (routes or {}).get("gaps")
+            if gaps and gaps not in self._warned:
+                self._warned.add(gaps)
+                warnings.warn(gaps, stacklevel=3)
+        return trace
+
+    def _hidden(self, served: Served) -> Served:
+        """Return what a server says of itself without the key, which it might say back."""
+        hide = self._transport.hide
+        return replace(
+            served,
+            version=hide(served.version),
+            model=hide(served.model),
+            source=hide(served.source),
+        )

@@ -12,8 +12,9 @@ from v4kit.arch import Architecture
 from v4kit.core import DENSE, HASH, NONE
 from v4kit.errors import EngineError
 
-CAPTURED, TABLE, MISSING = "captured", "table", "missing"
-"""Where a layer's experts come from: the engine, the table of a hash layer, or nowhere."""
+CAPTURED, TABLE, PARTLY, MISSING = "captured", "table", "partly", "missing"
+"""Where a layer's experts come from: the engine, the table of a hash layer, the engine for some
+tokens only, or nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Routes:
     experts: np.ndarray
     """Ids, int16 `[token, layer, slot]`; −1 where there are none or they are not known."""
     layers: tuple[str, ...]
-    """"captured", "table", "missing" or "dense", for each layer."""
+    """"captured", "table", "partly", "missing" or "dense", for each layer."""
 
 
 def align(
@@ -52,7 +53,7 @@ def align(
     Raises:
         EngineError: The array is of another model or another text, or can't be right.
     """
-    rows = _rows(found, fed - start, architecture)
+    rows = _rows(found, fed - start, architecture, start=start)
     _check_range(rows, architecture)
     rows = rows.astype(np.int16)
     experts = np.full((len(ids), architecture.n_layers, architecture.top_k), NONE, np.int16)
@@ -75,11 +76,11 @@ def align(
             continue
         _check_distinct(values[~blank], at)
         experts[start:fed, at] = np.where(blank[:, None], NONE, values)
-        states.append(MISSING if len(blank) and blank.all() else CAPTURED)
+        states.append(_state(blank))
     return Routes(experts, tuple(states))
 
 
-def _rows(found: np.ndarray, wanted: int, architecture: Architecture) -> np.ndarray:
+def _rows(found: np.ndarray, wanted: int, architecture: Architecture, *, start: int) -> np.ndarray:
     """Return integers `[row, layer, slot]`, one row for each token that was read."""
     size = (architecture.n_layers, architecture.top_k)
     if found.ndim == 1 and found.size % (size[0] * size[1]) == 0:
@@ -89,11 +90,13 @@ def _rows(found: np.ndarray, wanted: int, architecture: Architecture) -> np.ndar
             f"The engine returned experts {found.shape}, which are not {size[0]} layers of "
             f"{size[1]} experts. Does it serve another model? connect(…, model=…) tells which."
         )
-    # Some versions add a row for the token that was sampled last.
-    if len(found) not in (wanted, wanted + 1):
+    # Some versions add a row for the token that was sampled last. From a later start, one row more
+    # may as well be one before it: of an engine that does not heed the start.
+    if len(found) != wanted and (start or len(found) != wanted + 1):
+        hint = f" Ask from start=0, if it can't begin at {start}." if start else ""
         raise EngineError(
             f"The engine returned experts of {len(found)} tokens, but {wanted} were read. "
-            "Rows can't be told apart, so none is used."
+            f"Rows can't be told apart, so none is used.{hint}"
         )
     return found[:wanted]
 
@@ -114,6 +117,13 @@ def _blank(values: np.ndarray, top_k: int) -> np.ndarray:
     """
     blank: np.ndarray = (values == 0).all(axis=1) if top_k > 1 else np.zeros(len(values), bool)
     return blank
+
+
+def _state(blank: np.ndarray) -> str:
+    """Return where a layer's experts come from, by which rows hold none."""
+    if not blank.any():
+        return CAPTURED
+    return MISSING if blank.all() else PARTLY
 
 
 def _check_dense(values: np.ndarray, layer: int) -> None:
@@ -143,12 +153,17 @@ def _check_table(values: np.ndarray, expected: np.ndarray, layer: int) -> None:
 
 def describe_gaps(routes: Routes, advice: str) -> str:
     """Return in words what is missing; empty if nothing is."""
-    missing = [str(i) for i, state in enumerate(routes.layers) if state == MISSING]
-    if not missing:
-        return ""
-    return f"The engine captured no experts in layers {', '.join(missing)}. {advice}"
+    words = {MISSING: "no experts", PARTLY: "the experts of some tokens only"}
+    said = []
+    for state, what in words.items():
+        layers = [str(i) for i, found in enumerate(routes.layers) if found == state]
+        if layers:
+            where = "layer" if len(layers) == 1 else "layers"
+            said.append(f"The engine captured {what} in {where} {', '.join(layers)}.")
+    return " ".join([*said, advice]) if said else ""
 
 
-def as_meta(routes: Routes) -> dict[str, Any]:
-    """Return where the experts of each layer come from, as JSON data."""
-    return {"layers": list(routes.layers)}
+def as_meta(routes: Routes, advice: str) -> dict[str, Any]:
+    """Return where the experts of each layer come from, and what is missing, as JSON data."""
+    gaps = describe_gaps(routes, advice)
+    return {"layers": list(routes.layers)} | ({"gaps": gaps} if gaps else {})
