@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from v4kit.engines.tapping import Hooks, Positions, Tapped, tapped
+from v4kit.errors import InputError
 from v4kit.intervene import Edit, Editing
 from v4kit.intervene.editing import edit_hooks
+from v4kit.recording import edits_of
 
 if TYPE_CHECKING:
     from v4kit.engines.local import Model
@@ -79,6 +81,11 @@ class Hooked:
             InputError: One can't take effect in this model, or beside the others.
         """
         model = cast("Model", self)
+        if edits_of(model.hf):
+            raise InputError(
+                "v4kit.record edits this model already. Give all edits in one place, where they act "
+                "together."
+            )
         return Editing(model.hf, model.family, model.architecture, edits, among=self._editing)
 
     def standing(
@@ -108,4 +115,5 @@ class Hooked:
     @property
     def edits(self) -> list[dict[str, Any]]:
         """The edits of all blocks that are open, in their order, as JSON data."""
-        return [one for editing in self._editing for one in editing.data]
+        outside = edits_of(cast("Model", self).hf)
+        return outside + [one for editing in self._editing for one in editing.data]

@@ -1,7 +1,7 @@
 """Hooks on a transformers model, buffers on its devices, and the way from both to a Trace."""
 
 from v4kit.recording.attention_taps import AttentionEvent, IndexerEvent
-from v4kit.recording.context import record
+from v4kit.recording.context import edits_of, record
 from v4kit.recording.modules import find_attentions, find_indexers
 from v4kit.recording.outputs import each_expert
 from v4kit.recording.passes import PassRecorder
@@ -22,6 +22,7 @@ __all__ = [
     "attached",
     "check_size",
     "each_expert",
+    "edits_of",
     "find_attentions",
     "find_indexers",
     "find_routers",

@@ -14,6 +14,7 @@ from torch import Tensor
 from v4kit.arch import describe, family_of
 from v4kit.core import Record, to_record
 from v4kit.errors import InputError
+from v4kit.recording.followed import check_mask, check_positions, refuse_beams, unknown_mask
 from v4kit.recording.likelihood import Likelihood
 from v4kit.recording.meta import model_name, trace_meta
 from v4kit.recording.passes import PassRecorder
@@ -22,6 +23,14 @@ from v4kit.recording.size import check_size
 from v4kit.recording.taps import attached
 from v4kit.recording.text import text_columns
 from v4kit.trace import Trace
+
+_EDITED: WeakKeyDictionary[Any, list[dict[str, Any]]] = WeakKeyDictionary()
+"""What `record` edits just now, by transformers model."""
+
+
+def edits_of(hf_model: Any) -> list[dict[str, Any]]:
+    """Return the edits of `record` that act on a transformers model now, as JSON data."""
+    return list(_EDITED.get(hf_model, ()))
 
 
 class _Document:
@@ -73,6 +82,11 @@ class Recording:
         self._inputs: dict[str, Any] = {}
         self._current: tuple[list[_Document], Tensor] | None = None
 
+    @property
+    def edits(self) -> list[dict[str, Any]]:
+        """The edits that act while it records, as JSON data."""
+        return list(self._meta.get("edits", ()))
+
     def hooks(self) -> list[tuple[Any, Any]]:
         """Return the forward hooks: edits, routers, decoder, model."""
         base, edits = self._hf.base_model, []
@@ -102,10 +116,10 @@ class Recording:
         cache, length = given.get("past_key_values"), given["input_ids"].shape[1]
         before = int(cache.get_seq_length()) if cache is not None else 0
         if isinstance(mask, Tensor) and mask.ndim == 2:
-            _check_mask(mask, length)
+            check_mask(mask, length)
         elif isinstance(mask, Tensor):
-            self._recorder.attention.give_up(_unknown_mask(mask))
-        _check_positions(given.get("position_ids"), mask, before, length)
+            self._recorder.attention.give_up(unknown_mask(mask))
+        check_positions(given.get("position_ids"), mask, before, length)
         if length > 1:
             check_size(self._architecture, self._recorder.kept, before + length)
         self._guard(cache)
@@ -120,7 +134,7 @@ class Recording:
     def _guard(self, cache: Any) -> None:
         """Let a cache refuse to change the places of its rows."""
         if hasattr(cache, "reorder_cache"):
-            cache.reorder_cache = _refuse_beams
+            cache.reorder_cache = refuse_beams
             self._guarded.add(cache)
 
     def close(self) -> None:
@@ -223,46 +237,6 @@ def _together(edits: Sequence[Any]) -> Callable[..., Any]:
     return found
 
 
-def _check_mask(mask: Tensor, length: int) -> None:
-    """Refuse zeros before ones: left padding changes what V4 computes."""
-    real = mask.bool()
-    if bool((~real[:, :-1] & real[:, 1:]).any()) or not bool(real[:, 0].all()):
-        raise InputError(
-            f"record can't follow left padding (a mask of shape {tuple(mask.shape)} over {length} "
-            "new tokens has zeros before ones): V4 in transformers computes something else then. "
-            "Use batches of equal length, or pad on the right and only read."
-        )
-
-
-def _unknown_mask(mask: Tensor) -> InputError:
-    return InputError(
-        f"what a mask of shape {tuple(mask.shape)} hides is not known. Give a mask [batch, token] "
-        "or none (a static cache makes its own), or record without: Record(attention=None)."
-    )
-
-
-def _check_positions(given: Any, mask: Any, before: int, length: int) -> None:
-    """Refuse positions that are not those that come next: intervals are counted by them."""
-    if not isinstance(given, Tensor) or given.shape[-1] != length:
-        return
-    expected = torch.arange(before, before + length, device=given.device)
-    differ = given.reshape(-1, length) != expected
-    if isinstance(mask, Tensor) and mask.ndim == 2:
-        differ &= mask[:, -length:].bool().to(given.device)
-    if bool(differ.any()):
-        raise InputError(
-            f"record can't follow position_ids other than {before} … {before + length - 1}, which "
-            "come next. Run documents one by one; packed or shifted ones are not told apart."
-        )
-
-
-def _refuse_beams(*_: Any, **__: Any) -> None:
-    raise InputError(
-        "record can't follow a beam search: its beams change places. "
-        "Sample or go greedily, or replay the result with model.read."
-    )
-
-
 @contextlib.contextmanager
 def record(
     hf_model: Any,
@@ -286,13 +260,21 @@ def record(
     Raises:
         UnsupportedModel: The model is dense or of a family that the kit can't read.
         InputError: A call with left padding, `inputs_embeds` or beam search; an edit that can't
-            take effect in this model.
+            take effect in this model, or while others of `record` act on it.
     """
+    if edits and edits_of(hf_model):
+        raise InputError(
+            "v4kit.record edits this model already. Give all edits in one place, where they act "
+            "together."
+        )
     recording = Recording(hf_model, to_record(record), tokenizer, edits)
     handle = hf_model.base_model.register_forward_pre_hook(recording.before, with_kwargs=True)
+    before = edits_of(hf_model)
+    _EDITED[hf_model] = [*before, *recording.edits]
     try:
         with attached(recording.hooks()):
             yield recording
     finally:
         handle.remove()
         recording.close()
+        _EDITED[hf_model] = before
