@@ -3,7 +3,7 @@
 import json
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests import zoo
 
@@ -36,9 +36,9 @@ CONFIG = {
 class _Writer:
     """Collects tensors under DeepSeek's names, and the values they stand for."""
 
-    def __init__(self, fp4):
+    def __init__(self, fp4, experts):
         self.tensors, self.values = {}, {}
-        self._fp4 = fp4
+        self._fp4, self._experts = fp4, experts
         self._random = torch.Generator().manual_seed(0)
 
     def plain(self, name, *shape, dtype=torch.bfloat16, scale=0.05):
@@ -102,27 +102,27 @@ class _Writer:
             self.plain(f"{name}.hc_{part}_base", wide, dtype=torch.float32)
             self.plain(f"{name}.hc_{part}_scale", 3, dtype=torch.float32)
         gate = f"{name}.ffn.gate"
-        self.plain(f"{gate}.weight", EXPERTS, HIDDEN)
+        self.plain(f"{gate}.weight", self._experts, HIDDEN)
         if hashed:
-            table = torch.rand(CONFIG["vocab_size"], EXPERTS, generator=self._random)
+            table = torch.rand(CONFIG["vocab_size"], self._experts, generator=self._random)
             chosen = table.argsort(dim=1)[:, :TOP_K].contiguous()
             self.tensors[f"{gate}.tid2eid"] = self.values[f"{gate}.tid2eid"] = chosen
         else:
-            self.plain(f"{gate}.bias", EXPERTS, dtype=torch.float32)
+            self.plain(f"{gate}.bias", self._experts, dtype=torch.float32)
         sizes = {"w1": (WIDTH, HIDDEN), "w2": (HIDDEN, WIDTH), "w3": (WIDTH, HIDDEN)}
         for part, size in sizes.items():
-            for number in range(EXPERTS):
+            for number in range(self._experts):
                 self.expert(f"{name}.ffn.experts.{number}.{part}", *size)
             self.fp8(f"{name}.ffn.shared_experts.{part}", *size)
 
 
-def write(folder, layout="native", shards=1):
+def write(folder, layout="native", shards=1, experts=EXPERTS):
     """Write a checkpoint; return the values that its weights stand for, by DeepSeek's names.
 
     Layouts: "native" (FP4 experts, FP8 with power-of-two scales) and "fp8" (FP8, float32 scales).
     """
     fp4 = layout == "native"
-    made = _Writer(fp4)
+    made = _Writer(fp4, experts)
     made.plain("embed.weight", CONFIG["vocab_size"], HIDDEN, scale=1.0)
     made.plain("head.weight", CONFIG["vocab_size"], HIDDEN)
     made.plain("norm.weight", HIDDEN, scale=1.0)
@@ -138,6 +138,7 @@ def write(folder, layout="native", shards=1):
     }  # fmt: skip
     config = {
         **CONFIG,
+        "n_routed_experts": experts,
         "quantization_config": quantization,
         "expert_dtype": "fp4" if fp4 else "fp8",
     }
@@ -146,6 +147,20 @@ def write(folder, layout="native", shards=1):
     zoo.tokenizer().save_pretrained(folder)
     _save(folder, made.tensors, shards)
     return made.values
+
+
+def drop(folder, *names):
+    """Take tensors out of a checkpoint, as if they had never been written."""
+    for path in folder.glob("*.safetensors"):
+        tensors = load_file(path)
+        if not tensors.keys().isdisjoint(names):
+            left = {key: tensor for key, tensor in tensors.items() if key not in names}
+            save_file(left, path, metadata={"format": "pt"})
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        told = json.loads(index.read_text())
+        told["weight_map"] = {k: v for k, v in told["weight_map"].items() if k not in names}
+        index.write_text(json.dumps(told))
 
 
 def _save(folder, tensors, shards):

@@ -65,6 +65,10 @@ but `found`, `unchanged` and attention can be asked there.
 - **OLMoE**: the weights are not normalized, so they add up to something else for every token.
 - **gpt-oss**: the kernels for MXFP4 experts choose without asking the router, and recording says
   so with an error. Load it dequantized.
+- **Chats**: DeepSeek-V4's prompt format is the kit's own (`v4kit.chat`), with its reasoning
+  efforts. For every other family messages are written by the chat template of its tokenizer;
+  without one they are refused, and so is `thinking`. The role of a token (system, user, answer …)
+  is told where the tokens of the turns tell it, as DeepSeek's do; else it is "text".
 - **DeepSeek-V4.1**: transformers has no classes for it, so it is refused with that sentence.
 - Sizes and sums above are those of the small models; a checkpoint's config has its own. Attention
   weights need `attn_implementation="eager"`, which is what `v4kit.load` uses.

@@ -250,7 +250,7 @@ class Script:
         self._says = says
 
     def stream(self, prompt: Any, **options: Any) -> Any:
-        model = zoo.random_model("mixtral")
+        model = zoo.random_model("small")
         stream = model.stream(prompt, **options)
         finish = stream.finish
 

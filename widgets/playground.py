@@ -9,7 +9,7 @@ from IPython.display import display, update_display
 from traitlets import Bool, Float, Int, List, TraitError, Unicode
 
 from v4kit.errors import InputError, V4KitError
-from v4kit.models.chat import EFFORTS, USER
+from v4kit.models.chat import EFFORTS, can_chat
 from v4kit.widgets.edited import EditedView, effect
 from v4kit.widgets.interrupts import INTERRUPTS, main_loop
 from v4kit.widgets.runs import Run
@@ -100,8 +100,8 @@ class Playground(EditedView):
         self._last: str | list[dict[str, str]] = ""
         self._output, self._displayed = uuid4().hex, False
         self._loop = main_loop()
-        chats = USER in model.tokenizer.get_vocab()
-        efforts = list(EFFORTS.get(model.edition, {})) if chats else []
+        chats = can_chat(model.tokenizer, model.edition)
+        efforts = list(EFFORTS.get(model.edition or "", {})) if chats else []
         # Nothing is computed for it: a stream only begins with its first step.
         empty = model.stream([0], max_new_tokens=1).trace[:0]
         lacks = " ".join(dict.fromkeys(getattr(model, "lacks", {}).values()))

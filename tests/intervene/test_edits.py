@@ -313,6 +313,23 @@ class TestRecordingFromOutside:
             model.hf(batch)
         assert "edits" not in bare.trace.meta
 
+    def test_the_models_own_calls_name_them(self) -> None:
+        """They act in `model.read` too; and a second place for edits would not act with them."""
+        model, edits = zoo.random_model("small"), [v4kit.force(5, [7])]
+        with v4kit.record(model.hf, edits=edits) as recording:
+            own = model.read(IDS)
+            assert own.meta["edits"] == recording.trace.meta["edits"]
+            with pytest.raises(InputError, match="edits this model already"):
+                model.read(IDS, edits=edits)
+            with (
+                pytest.raises(InputError, match="edits this model already"),
+                v4kit.record(model.hf, edits=edits),
+            ):
+                pass
+        assert (own.routing["experts"][:, 5] == 7).any("slot").all()
+        assert model.edits == []
+        assert "edits" not in model.read(IDS).meta
+
     def test_what_can_not_act(self) -> None:
         model = zoo.random_model("small")
         for edits, message in (

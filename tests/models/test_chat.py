@@ -220,6 +220,12 @@ class TestOtherMessages:
     def test_quick_instructions(self, task, thinking, end) -> None:
         assert encode([user("1") | {"task": task}], thinking) == f"{BOS}{U}1{end}"
 
+    def test_the_task_of_a_text_that_follows_a_result_is_kept(self) -> None:
+        """The published code loses it, which nobody can want."""
+        messages = [user("1"), calling("f", {}), result("c0", "x"), user("2") | {"task": "query"}]
+        end = f"{U}<tool_result>x</tool_result>\n\n2<\uff5cquery\uff5c>"
+        assert encode(messages).endswith(end)
+
     def test_a_title_is_asked_after_an_answer(self) -> None:
         expected = f"{BOS}{U}1{A}</think>2{EOS}<\uff5ctitle\uff5c>"
         assert encode([user("1"), assistant("2", task="title")]) == expected
@@ -263,8 +269,36 @@ class TestRefusals:
             ([{"content": "x"}], {}, "has the role None"),
             ([{"role": "user", "content": [5]}], {}, r"Message 0 has no text in 'content'"),
             ([user("1"), {"role": "user"}], {}, "Message 1 has no text"),
+            ("hello", {}, "A conversation is a list of messages .* given was a str"),
+            (None, {}, "given was a NoneType"),
+            (user("1"), {}, "given was a dict"),
+            (["hello"], {}, "Message 0 is a str. A message is a dict such as"),
+            ([user("1") | {"task": ["title"]}], {}, r"the task \['title'\]; the tasks are"),
+            ([user("1")], {"tools": [{"name": "f", "parameters": {1}}]}, "JSON, and this has none"),
+            (
+                [user("1"), calling("f", {"x": object()}), result("c0", "")],
+                {},
+                "object is not JSON serializable",
+            ),
+            (
+                [user([{"type": "image_url", "text": "a cat", "image_url": "x"}])],
+                {},
+                "has a image_url in 'content'; the model reads text only",
+            ),
+            (
+                [user("1"), CALLING, result("c0", "x"), result("c0", "y")],
+                {},
+                "Message 3 is a second result of call 'c0'",
+            ),
+            (
+                [user("1"), calling("f", {}), *[{"role": "tool", "content": "x"}] * 2],
+                {},
+                r"Message 3 is one tool result more than the assistant made calls \(1\)",
+            ),
+            ([user("1")], {"thinking": True}, "thinking=True is no reasoning effort"),
+            ([user("1")], {"edition": ["0731"]}, "edition is 'preview' or '0731'"),
         ],
-        ids=range(20),
+        ids=range(32),
     )
     def test_message(self, messages, options, message) -> None:
         with pytest.raises(InputError, match=message):

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from v4kit.errors import InputError
 from v4kit.models.chat import EOS, Reply, ToolCall, encode, parse
 
 D = "\uff5cDSML\uff5c"
@@ -103,6 +104,22 @@ class TestOutOfForm:
         assert (found.answer, found.tool_calls, found.complete) == ("Well.", CALLS[:calls], False)
         assert found.pending
         assert broken.endswith(found.pending)
+
+    def test_a_value_deeper_than_python_counts(self) -> None:
+        deep = BLOCK.replace("[3, null]", "[" * 100_000)
+        found = parse(f"Well.\n\n{deep}{EOS}")
+        assert (found.answer, found.tool_calls, found.complete) == ("Well.", (), False)
+        assert found.pending.startswith(f'\n<{D}invoke name="f">')
+
+    @pytest.mark.parametrize("thinking", [True, False, "", "huge", 0, ["low"]])
+    def test_what_is_no_effort(self, thinking) -> None:
+        with pytest.raises(InputError, match=r"effort\. There are 'high', 'low', 'max'"):
+            parse("so</think>Hi", thinking)
+
+    @pytest.mark.parametrize("completion", [None, 5, b"x", ["x"]])
+    def test_what_is_no_completion(self, completion) -> None:
+        with pytest.raises(InputError, match="A completion is a text; given was a "):
+            parse(completion)
 
     @given(text=st.text(f'<>/{D} \n"=thinkvoeparmstring' + EOS, max_size=80))
     def test_any_text_can_be_read(self, text) -> None:

@@ -1,15 +1,18 @@
 """Checkpoints as they are published: loaded exactly, on every placement, or refused in time."""
 
 import json
+import os
 
 import pytest
 import torch
 
 import v4kit
 from tests import checkpoints, zoo
+from v4kit.core.plan import Device
 from v4kit.errors import InputError, ModelError
-from v4kit.models import foresee
-from v4kit.models.precision import precisions
+from v4kit.models import foresee, hardware
+from v4kit.models.plan import _source
+from v4kit.models.precision import check_scales, precisions
 
 PROMPT = "The quick brown fox jumps over the lazy dog. def fib(n): return"
 SHAPES = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
@@ -135,6 +138,11 @@ class TestDamage:
         with pytest.raises(ModelError, match=r"00003\.safetensors has [\d,]+ bytes of [\d,]+"):
             v4kit.load(shards)
 
+    def test_no_index(self, shards) -> None:
+        (shards / "model.safetensors.index.json").unlink()
+        with pytest.raises(ModelError, match=r"holds 3 files of weights, but no .*index\.json"):
+            v4kit.load(shards)
+
     @pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 5}'])
     def test_an_index_that_is_none(self, shards, text) -> None:
         (shards / "model.safetensors.index.json").write_text(text)
@@ -142,10 +150,34 @@ class TestDamage:
             v4kit.load(shards)
 
     @pytest.mark.parametrize(
+        ("layout", "part", "memory"),
+        [
+            ("native", "attn.wq_a", None),
+            ("native", "attn.wo_a", "2MB"),
+            ("fp8", "ffn.shared_experts.w1", None),
+            ("fp8", "attn.indexer.wq_b", "2MB"),
+        ],
+    )
+    def test_a_missing_scale(self, layout, part, memory, tmp_path) -> None:
+        """In memory the first pass would fail; from disk it would run, with other numbers."""
+        checkpoints.write(tmp_path / "model", layout, shards=2)
+        checkpoints.drop(tmp_path / "model", f"layers.1.{part}.scale")
+        limits = memory and {"cpu": memory}
+        with pytest.raises(ModelError, match=r"1 quantized weights have no scales .*layers\.1\."):
+            v4kit.load(tmp_path / "model", max_memory=limits, offload_folder=tmp_path / "disk")
+
+    @pytest.mark.usefixtures("keeping")
+    def test_a_missing_scale_where_fp8_is_kept(self, shards) -> None:
+        checkpoints.drop(shards, "layers.1.attn.wq_a.scale")
+        with pytest.raises(ModelError, match=r"are missing.*q_a_proj\.weight_scale_inv"):
+            v4kit.load(shards)
+
+    @pytest.mark.parametrize(
         ("change", "words"),
         [
             ({"num_hidden_layers": 5, "compress_ratios": [0, 4, 128, 4, 4, 0]}, "are missing, and"),
             ({"num_hidden_layers": 3, "compress_ratios": [0, 4, 128, 0]}, "belong to no part"),
+            ({"n_routed_experts": 9}, "15 weights .* have another shape than the config says: "),
         ],
     )
     def test_weights_of_another_config(self, shards, change, words) -> None:
@@ -160,6 +192,21 @@ class TestDamage:
         (tmp_path / "pytorch_model.bin").write_bytes(b"x")
         with pytest.raises(ModelError, match=r"pickles .* could run code"):
             v4kit.load(tmp_path)
+
+
+class TestKept:
+    """FP8 and FP4 as a GPU would keep them, here in the CPU's memory, where nothing runs them."""
+
+    @pytest.mark.usefixtures("keeping")
+    @pytest.mark.parametrize("memory", [None, "2MB"])
+    def test_quantized_layers_are_counted(self, published, memory, tmp_path) -> None:
+        limits = memory and {"cpu": memory}
+        hf = v4kit.load(published[0], max_memory=limits, offload_folder=tmp_path).hf
+        # Five projections of attention, three shared ones, all experts; two layers have an indexer.
+        assert check_scales(hf) == 4 * 9 + 2
+
+    def test_dequantized_there_are_none(self, published) -> None:
+        assert check_scales(v4kit.load(published[0]).hf) == 0
 
 
 class TestForesight:
@@ -192,17 +239,90 @@ class TestForesight:
             v4kit.load(tmp_path)
         v4kit.load(tmp_path, anyway=True)
 
-    def test_a_device_that_is_not_there(self, published) -> None:
+    @pytest.mark.parametrize("anyway", [False, True])
+    def test_a_device_that_is_not_there(self, published, anyway) -> None:
         folder, _ = published
         with pytest.raises(InputError, match="'cuda:3', which is not there"):
-            v4kit.load(folder, device_map={"": "cuda:3"})
+            v4kit.load(folder, device_map={"": "cuda:3"}, anyway=anyway)
 
-    def test_too_little_disk_for_a_download(self, monkeypatch, tmp_path) -> None:
+    @pytest.mark.parametrize("anyway", [False, True])
+    def test_too_little_disk_for_layers(self, tmp_path, monkeypatch, anyway) -> None:
+        zoo.fresh("small").save_pretrained(tmp_path / "model")
+        zoo.tokenizer().save_pretrained(tmp_path / "model")
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**6}))
+        folder = tmp_path / "disk"
+        options = {"max_memory": {"cpu": "100KB"}, "offload_folder": folder, "anyway": anyway}
+        with pytest.raises(ModelError, match=r"needs [\d.]+ GB more on disk, and .*disk has 0.001"):
+            v4kit.load(tmp_path / "model", **options)
+        assert not folder.exists()
+        # What an earlier load has written there is written over.
+        folder.mkdir()
+        (folder / "lm_head.weight.safetensors").write_bytes(bytes(2 * 10**6))
+        v4kit.load(tmp_path / "model", **options)
+
+    @pytest.mark.parametrize("anyway", [False, True])
+    def test_too_little_disk_for_a_download(self, monkeypatch, tmp_path, anyway) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-        config = v4kit.models.plan._source("deepseek-ai/DeepSeek-V4-Flash").config
-        config.name_or_path = "deepseek-ai/DeepSeek-V4-Flash"
-        usage = type("Usage", (), {"free": 10**9})
-        monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-        options = dict.fromkeys(("device_map", "max_memory", "offload_folder"))
-        with pytest.raises(ModelError, match=r"needs 156 GB more on disk, and .* has 1 GB free"):
-            foresee.foresee(config, download=True, dtype="auto", **options)
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**9}))
+        with pytest.raises(ModelError, match=r"needs 160 GB more on disk, and .* has 1 GB free"):
+            expect(None, download=True, anyway=anyway)
+
+
+class TestForesightOfTheLargeModel:
+    """DeepSeek-V4-Flash on a machine that is told."""
+
+    @pytest.fixture(autouse=True)
+    def _machine(self, monkeypatch) -> None:
+        """One GPU of 150 GB, of which someone else has 130; 23 GB of memory, 83 GB of disk."""
+        gpu = Device("0", "H200 (130 GB taken)", 20 * 10**9, 20 * 10**9, 4e12, 64e9)
+        monkeypatch.setattr(hardware, "_cards", lambda _: ((gpu,), (9, 0), True))
+        monkeypatch.setattr(hardware, "_free_memory", lambda: 23 * 10**9)
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 83 * 10**9}))
+
+    def test_memory_that_others_hold_is_not_free(self, tmp_path) -> None:
+        with pytest.raises(
+            ModelError, match=r"H200 \(130 GB taken\) has 20 GB, and 1\d\d GB would"
+        ):
+            expect({0: "140GB", "cpu": "20GB"}, folder=tmp_path)
+
+    def test_memory_that_is_not_there(self) -> None:
+        with pytest.raises(ModelError, match=r"CPU has 23 GB, and 1\d\d GB would go there"):
+            expect({0: "15GB", "cpu": "180GB"})
+        plan = v4kit.plan("deepseek-ai/DeepSeek-V4-Flash", max_memory={0: "15GB", "cpu": "180GB"})
+        assert plan.fits, "who gives more than there is plans for another machine"
+
+    def test_it_may_be_tried_knowingly(self) -> None:
+        assert not expect({0: "15GB", "cpu": "180GB"}, anyway=True).fits
+
+    def test_layers_are_written_to_disk_once_more(self, tmp_path) -> None:
+        with pytest.raises(
+            ModelError, match=r"needs 1[34]\d GB more on disk, and .* has 83 GB free"
+        ):
+            expect({0: "15GB", "cpu": "10GB"}, folder=tmp_path)
+        with (tmp_path / "layers.safetensors").open("wb") as file:
+            os.truncate(file.fileno(), 65 * 10**9)
+        assert "stay on disk" in expect({0: "15GB", "cpu": "10GB"}, folder=tmp_path).verdict
+
+    def test_a_download_takes_of_the_same_disk(self, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2 * 10**11}))
+        limits = {0: "15GB", "cpu": "10GB"}
+        with pytest.raises(ModelError, match=r"needs [23]\d\d GB more on disk, and .* has 200 GB"):
+            expect(limits, folder=tmp_path / "disk", download=True)
+        expect(limits, folder=tmp_path / "disk")
+
+
+def expect(max_memory, *, folder=None, download=False, anyway=False):
+    """The plan of loading DeepSeek-V4-Flash here."""
+    config = _source("deepseek-ai/DeepSeek-V4-Flash").config
+    config.name_or_path = "deepseek-ai/DeepSeek-V4-Flash"
+    here = hardware.machine(None, max_memory, here=True, disk=folder)
+    return foresee.foresee(
+        config,
+        here,
+        download=download,
+        dtype="auto",
+        device_map="auto",
+        offload_folder=folder,
+        anyway=anyway,
+    )

@@ -2,19 +2,23 @@
 
 import gc
 import json
+import os
 import re
+import subprocess
+import sys
 import weakref
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig
 
 import v4kit
-from tests import zoo
+from tests import checkpoints, zoo
 from v4kit.arch import describe
 from v4kit.errors import InputError, ModelNotFound, UnsupportedModel
 from v4kit.models.context_memory import cache_bytes, working_bytes
-from v4kit.models.hardware import size_of
+from v4kit.models.hardware import GPUS, Machine, machine, size_of
 from v4kit.models.published import published
 
 FLASH, PRO = "deepseek-ai/DeepSeek-V4-Flash", "deepseek-ai/DeepSeek-V4-Pro"
@@ -39,6 +43,19 @@ def folder(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("model")
     zoo.fresh("small").to(request.param).save_pretrained(path)
     zoo.tokenizer().save_pretrained(path)
+    return path
+
+
+NATIVE, FP8, MIDDLING = ("native", 8), ("fp8", 8), ("native", 160)
+"""Layouts of DeepSeek's checkpoints, and their experts: 12 MB in bfloat16, or 130 MB."""
+
+
+@pytest.fixture(scope="module")
+def published_folder(request, tmp_path_factory):
+    """A folder in one of these layouts."""
+    path = tmp_path_factory.mktemp("published")
+    layout, experts = request.param
+    checkpoints.write(path, layout, experts=experts)
     return path
 
 
@@ -85,13 +102,54 @@ class TestPublished:
 
     def test_the_size_of_the_files(self) -> None:
         assert v4kit.plan(f"{FLASH}-0731", gpus="B300").download == 166_886_535_336
-        assert v4kit.plan(FLASH, gpus="8 x A100").download / 1e9 == pytest.approx(156, abs=0.1)
+        # 156.0 GB that are loaded, and a block that predicts two tokens at once: 3.6 GB.
+        plan = v4kit.plan(FLASH, gpus="8 x A100")
+        assert plan.download / 1e9 == pytest.approx(159.6, abs=0.1)
+        assert "about 160 GB to download" in " ".join(str(plan).split())
+
+    @pytest.mark.parametrize("layout", ["native", "fp8"])
+    def test_the_size_of_files_that_are_here(self, layout, tmp_path) -> None:
+        """Here the block lacks its two projections."""
+        checkpoints.write(tmp_path, layout)
+        (file,) = tmp_path.glob("*.safetensors")
+        found = v4kit.plan(AutoConfig.from_pretrained(tmp_path)).download
+        assert found - 2 * checkpoints.HIDDEN**2 == pytest.approx(file.stat().st_size, rel=0.01)
 
     def test_the_cache_of_a_long_context(self) -> None:
         for context, gigabytes in ((8_192, 0.06), (32_768, 0.23), (131_072, 0.91), (2**20, 7.2)):
             plan = v4kit.plan(FLASH, gpus="B300", context=context)
             cache = sum(one.cache for one in plan.placements) / 1e9
             assert cache == pytest.approx(gigabytes, rel=0.05, abs=0.005)
+
+
+_ALONE = """
+import resource, socket, sys
+
+def refuse(*_, **__):
+    raise SystemExit("asked the network")
+
+socket.getaddrinfo = socket.socket.connect = refuse
+from v4kit.cli import main
+
+code = main(["plan", "deepseek-ai/DeepSeek-V4-Flash"])
+print("KB:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(code)
+"""
+
+
+def test_the_command_alone_in_a_process(tmp_path) -> None:
+    """It asks no network, though nothing forbids it to, and stays small. Benchmarks time it."""
+    there = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"}
+    done = subprocess.run(
+        [sys.executable, "-c", _ALONE],
+        capture_output=True,
+        text=True,
+        env={**there, "HF_HOME": str(tmp_path)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "284,332,230,231 parameters" in done.stdout
+    assert int(done.stdout.split("KB:")[1]) * 1024 < 2 * 10**9
 
 
 class TestVerdicts:
@@ -165,8 +223,45 @@ class TestVerdicts:
             430, rel=0.02
         )
         slow = v4kit.plan(FLASH, gpus="RTX 4090", max_memory={0: "20GB", "cpu": "200GB"})
-        assert 1 / slow.most_tokens_per_second == pytest.approx(140 / 25, rel=0.05)
-        assert "an upper limit, not what to expect" in " ".join(str(slow).split())
+        assert 1 / slow.most_tokens_per_second == pytest.approx(140 / 32, rel=0.05)
+        assert slow.bandwidths == "RTX 4090 1,008 GB/s, PCIe 32 GB/s"
+        said = " ".join(str(slow).split())
+        assert f"by bandwidth alone ({slow.bandwidths}): an upper limit, not what to" in said
+        # 26.5 GB per token in bfloat16, at what a server's memory can do.
+        alone = v4kit.plan(FLASH, max_memory={"cpu": "600GB"})
+        assert alone.most_tokens_per_second == pytest.approx(500 / 26.5, rel=0.05)
+        assert alone.bandwidths == "CPU 500 GB/s"
+
+    def test_one_figure_is_told_of_speed_with_layers_on_disk(self) -> None:
+        plan = v4kit.plan(FLASH, gpus="H100", max_memory={0: "70GB", "cpu": "20GB"})
+        said = " ".join(str(plan).split())
+        assert "GB/s" not in said.replace(plan.bandwidths, "")
+        assert plan.bandwidths == "H100 3,350 GB/s, PCIe 64 GB/s, disk 14 GB/s"
+        assert re.search(r"Every token takes 90.* GB to a GPU, 7\d.* GB of them from disk\.", said)
+        on_disk = plan.placements[-1].weights / 14e9
+        assert 1 / plan.most_tokens_per_second > on_disk
+
+    @pytest.mark.parametrize(
+        ("name", "bandwidth"),
+        [
+            ("NVIDIA H100 80GB HBM3", 3350),
+            ("NVIDIA H100 NVL", 3938),
+            ("NVIDIA H200", 4800),
+            ("NVIDIA H20", 8000),
+            ("NVIDIA Z9000", 8000),
+        ],
+    )
+    def test_a_gpu_that_is_not_known_is_not_slow(self, name, bandwidth, monkeypatch) -> None:
+        found = type("Found", (), {"name": name})
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (9, 0))
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: found)
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda _: (20 * 10**9, 150 * 10**9))
+        gpu = machine(None, None).devices[0]
+        assert gpu.name == f"{name.removeprefix('NVIDIA ')} (130 GB taken)"
+        assert gpu.bandwidth == bandwidth * 10**9
+        assert gpu.link >= 64 * 10**9
+        assert gpu.bandwidth <= max(kind.bandwidth for kind in GPUS.values()) * 10**9
 
 
 @pytest.mark.parametrize(
@@ -198,6 +293,44 @@ class TestTruth:
         assert weights["cpu"] == pytest.approx(here, rel=0.02)
         assert ("disk" in weights) == (share is not None)
         assert not (plan.fits and share is not None)
+
+    @pytest.mark.parametrize(
+        ("published_folder", "share", "kept"),
+        [
+            *(
+                (layout, share, kept)
+                for layout in (NATIVE, FP8)
+                for share in (0.4, 0.75, None)
+                for kept in (False, True)
+            ),
+            (MIDDLING, 0.4, False),
+        ],
+        indirect=["published_folder"],
+    )
+    def test_published_layouts(self, published_folder, share, kept, request, tmp_path) -> None:
+        """Without a GPU weights are dequantized; `kept`: as if there were one, in the CPU's memory.
+
+        Several GPUs can be planned on the meta device only.
+        """
+        if kept:
+            request.getfixturevalue("keeping")
+            request.getfixturevalue("monkeypatch").setattr(Machine, "keeps_quantized", True)
+        whole = v4kit.plan(published_folder).bytes
+        limits = None if share is None else {"cpu": int(share * whole)}
+        plan = v4kit.plan(published_folder, max_memory=limits)
+        assert (plan.precision == plan.stored) is kept
+        hf = v4kit.load(published_folder, max_memory=limits, offload_folder=tmp_path).hf
+        placed = getattr(hf, "hf_device_map", {"": "cpu"})
+        assert {k: str(v) for k, v in plan.device_map.items()} == {
+            k: str(v) for k, v in placed.items()
+        }
+        there = {"cpu": 0, "disk": 0}
+        for tensor in (*hf.parameters(), *hf.buffers()):
+            place = "disk" if tensor.is_meta else "cpu"
+            there[place] += tensor.numel() * tensor.element_size()
+        for one in plan.placements:
+            assert one.weights == pytest.approx(there[one.device.key], rel=0.02)
+        assert bool(there["disk"]) == (share is not None)
 
     @pytest.mark.parametrize("name", ["small", "wide", *zoo.OTHERS])
     @pytest.mark.parametrize("tokens", [1, 3, 64, 101, 300])
@@ -240,6 +373,22 @@ class TestRefusals:
     def test_options(self, options, words) -> None:
         with pytest.raises(InputError, match=words):
             v4kit.plan(FLASH, **options)
+
+    @pytest.mark.parametrize("field", ["layer_types", "num_hidden_layers"])
+    def test_a_config_object_that_lacks_something(self, field) -> None:
+        config = zoo.fresh("small").config
+        delattr(config, field)
+        with pytest.raises(
+            UnsupportedModel, match=r"Compare it with the (checkpoint|config\.json)"
+        ):
+            v4kit.plan(config)
+
+    @pytest.mark.parametrize("kind", ["hf", "model", "plan", "dict"])
+    def test_what_is_neither_name_nor_config(self, kind) -> None:
+        model = zoo.random_model("small")
+        given = {"hf": model.hf, "model": model, "plan": v4kit.plan("tiny"), "dict": {}}[kind]
+        with pytest.raises(InputError, match=r"by a folder or a hub id; given was a .* its config"):
+            v4kit.plan(given)
 
     def test_models(self, tmp_path) -> None:
         with pytest.raises(ModelNotFound, match="Without network, these are known: deepseek-ai/"):

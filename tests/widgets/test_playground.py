@@ -437,7 +437,7 @@ class TestChats:
 
     def test_a_model_without_chat(self):
         playground = Playground(zoo.model("mixtral"))
-        assert playground._chats is ("<｜User｜>" in zoo.tokenizer().get_vocab())
+        assert playground._chats is False, "mixtral's tokenizer has no chat template"
         playground.close()
 
 

@@ -153,7 +153,7 @@ def family_of(config: Any) -> Family:
         UnsupportedModel: The family is not in the table.
     """
     model_type = getattr(config, "model_type", None)
-    if model_type in FAMILIES:
+    if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type]
     raise UnsupportedModel(refusal(model_type))
 
@@ -161,6 +161,6 @@ def family_of(config: Any) -> Family:
 def refusal(model_type: Any, why: str = "it needs a mixture-of-experts model.") -> str:
     """Return why models of a type can't be read, and which can."""
     return (
-        f"v4kit can't read models of type {model_type!r}: {REFUSED.get(model_type, why)} "
+        f"v4kit can't read models of type {model_type!r}: {REFUSED.get(str(model_type), why)} "
         f"Families that work: {', '.join(sorted(FAMILIES))}."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from v4kit.arch.architecture import Architecture, Layer
-from v4kit.arch.families import FAMILIES, family_of
+from v4kit.arch.families import FAMILIES, Family, family_of
 from v4kit.core import DENSE, HASH, TOPK
 from v4kit.errors import UnsupportedModel
 
@@ -16,6 +16,17 @@ _ATTENTION = {
     "indexed_attention": "dsa",
     "full_attention": "full",
 }
+_COUNTS = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "head_dim",
+    "vocab_size",
+    "num_experts_per_tok",
+    "max_position_embeddings",
+)
+"""Fields that are 1 or more where a config has them."""
+
 _ROUTING = {"hash_moe": HASH, "moe": TOPK, "sparse": TOPK, "dense": DENSE}
 
 
@@ -23,10 +34,21 @@ def describe(config: Any) -> Architecture:
     """Return the architecture that a transformers config describes, nothing loaded.
 
     Raises:
-        UnsupportedModel: The family is not in the table, or the config names no experts.
+        UnsupportedModel: The family is not in the table, the config names no experts, or lacks
+            what its family has.
     """
     family = family_of(config)
-    text = language_part(config)
+    try:
+        return _described(family, language_part(config))
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+        why = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}, {error}"
+        raise UnsupportedModel(
+            f"This {family.model_type} config can't be read: {why}. "
+            "Compare it with the config.json of the checkpoint."
+        ) from error
+
+
+def _described(family: Family, text: Any) -> Architecture:
     n_experts = getattr(text, family.experts, None)
     if not n_experts:
         raise UnsupportedModel(
@@ -34,6 +56,7 @@ def describe(config: Any) -> Architecture:
             f"{n_experts!r}). Use a mixture-of-experts model of one of these families: "
             f"{', '.join(sorted(FAMILIES))}."
         )
+    _check_counts(text, int(n_experts))
     groups = [int(getattr(text, name) or 1) for name in family.groups or ()] or [1, 1]
     return Architecture(
         family=family.model_type,
@@ -53,6 +76,15 @@ def describe(config: Any) -> Architecture:
         heads=int(text.num_attention_heads),
         sinks=family.sinks,
     )
+
+
+def _check_counts(text: Any, n_experts: int) -> None:
+    for name in _COUNTS:
+        value = getattr(text, name, None)
+        if value is not None and int(value) < 1:
+            raise ValueError(f"{name} is {value!r}")
+    if text.num_experts_per_tok > n_experts:
+        raise ValueError(f"num_experts_per_tok is {text.num_experts_per_tok} of {n_experts}")
 
 
 def language_part(config: Any) -> Any:

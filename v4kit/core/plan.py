@@ -35,6 +35,8 @@ class Device:
     """Bytes of weights that may go there."""
     bandwidth: float
     """Bytes per second that it can read its memory with; of "disk", that it can be read with."""
+    link: float = 0.0
+    """Bytes per second from the CPU's memory to it; 0 where nothing lies between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,11 @@ class MemoryPlan:
     advice: tuple[str, ...] = field(default=())
     """What to change or to know."""
     most_tokens_per_second: float | None = None
-    """Upper limit set by the memory's bandwidth alone; what is really reached lies far below."""
+    """Upper limit set by bandwidth alone; what is really reached lies far below."""
+    bandwidths: str = ""
+    """The bandwidths that the limit goes by, in words."""
     download: int | None = None
-    """Bytes of the checkpoint's files; None for a local folder."""
+    """Bytes of the checkpoint's files, which are known or counted; None for a local folder."""
 
     @property
     def parameters(self) -> int:

@@ -17,6 +17,9 @@ PARTS = ["part", "parameters", "active", "GB"]
 DEVICES = ["device", "layers", "weights", "cache", "working", "free"]
 """Headings; sizes of devices are in GB (10⁹ bytes)."""
 
+UNITS = "GB on each device, as planned"
+"""What the table of devices holds."""
+
 
 def as_text(plan: MemoryPlan, *, width: int = 80) -> str:
     """Return the plan for a console of so many columns."""
@@ -25,7 +28,7 @@ def as_text(plan: MemoryPlan, *, width: int = 80) -> str:
         _wrapped([plan.verdict, *notes(plan)], width),
         _wrapped(facts(plan), width),
         _columns([PARTS, *parts]),
-        _columns([DEVICES, *devices]) + "\nGB on each device, as planned",
+        _columns([DEVICES, *devices]) + f"\n{UNITS}",
     ]
     return "\n\n".join(blocks)
 
@@ -36,13 +39,14 @@ def as_html(plan: MemoryPlan) -> str:
     lines = "".join(f"<p>{escape(line)}</p>" for line in (*notes(plan), *facts(plan)))
     return (
         f"<p><b>{escape(plan.verdict)}</b></p>{lines}{_table(PARTS, parts)}"
-        f"{_table(DEVICES, devices)}<p>GB on each device, as planned</p>"
+        f"{_table(DEVICES, devices)}<p>{UNITS}</p>"
     )
 
 
 def facts(plan: MemoryPlan) -> list[str]:
     """Return what is known of the model, in lines."""
-    download = "" if plan.download is None else f", {_gb(plan.download)} GB to download"
+    size = plan.download
+    download = "" if size is None else f", about {_short(size / 1e9)} GB to download"
     counted = f"{plan.parameters:,} parameters, {plan.active_parameters:,} active per token"
     return [
         f"{plan.model}: {counted}.",
@@ -54,14 +58,15 @@ def facts(plan: MemoryPlan) -> list[str]:
 def notes(plan: MemoryPlan) -> list[str]:
     """Return advice, and the limit of speed."""
     found = list(plan.advice)
-    if plan.most_tokens_per_second is not None:
-        speed = plan.most_tokens_per_second
+    speed = plan.most_tokens_per_second
+    if speed is not None:
+        most = f"{_short(speed)} tokens per second"
+        if speed < 1:
+            most = f"one token in {_short(1 / speed)} seconds"
         found.append(
-            f"At most {speed:,.0f} tokens per second, "
-            if speed >= 1
-            else f"At most one token in {1 / speed:,.1f} seconds, "
+            f"At most {most}, by bandwidth alone ({plan.bandwidths}): an upper limit, not what to "
+            "expect."
         )
-        found[-1] += "by the memory's bandwidth alone: an upper limit, not what to expect."
     return found
 
 
@@ -98,6 +103,10 @@ def _device(key: str, name: str) -> str:
 
 def _gb(size: int) -> str:
     return f"{size / 1e9:,.2f}"
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:,.2g}"
 
 
 def _wrapped(lines: Sequence[str], width: int) -> str:

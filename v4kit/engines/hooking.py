@@ -83,8 +83,8 @@ class Hooked:
         model = cast("Model", self)
         if edits_of(model.hf):
             raise InputError(
-                "v4kit.record edits this model already. Give all edits in one place, where they act "
-                "together."
+                "v4kit.record edits this model already. Give all edits in one place, where they "
+                "act together."
             )
         return Editing(model.hf, model.family, model.architecture, edits, among=self._editing)
 

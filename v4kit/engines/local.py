@@ -246,6 +246,7 @@ class Model(Passing):
             thinking=thinking,
             edition=self.edition,
             vocabulary=self.architecture.vocabulary,
+            context=self.architecture.context,
         )
         if len(ids) > self.architecture.context:
             raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
@@ -15,11 +16,27 @@ _KINDS = "A prompt is a text, a list of token ids or a list of chat messages"
 
 
 def encode_prompt(
-    prompt: Prompt, tokenizer: Any, *, thinking: str | None, edition: str, vocabulary: int
+    prompt: Prompt,
+    tokenizer: Any,
+    *,
+    thinking: str | None,
+    edition: str | None,
+    vocabulary: int,
+    context: int | None = None,
 ) -> list[int]:
     """Return the token ids of a prompt: a text, token ids or chat messages.
 
-    A text gets the beginning-of-sentence token once; ids are taken as they are.
+    A text gets the beginning-of-sentence token once; ids are taken as they are. Messages are
+    written in DeepSeek-V4's format, or by another family's own template.
+
+    Args:
+        prompt: What to go on from.
+        tokenizer: The model's.
+        thinking: Reasoning effort of a chat; None is chat mode.
+        edition: Generation of a DeepSeek-V4 checkpoint; None for other families.
+        vocabulary: Number of token ids.
+        context: Longest sequence of the model, where it is to be told that it is short for an
+            effort.
 
     Raises:
         InputError: The prompt is empty, no prompt, or has ids outside the vocabulary.
@@ -31,7 +48,7 @@ def encode_prompt(
     if not items:
         raise InputError("The prompt is empty. Give a text, token ids or chat messages.")
     if not isinstance(items, str) and all(isinstance(item, Mapping) for item in items):
-        return _encode_text(chat.encode(items, thinking, edition=edition), tokenizer)
+        return _encode_chat(items, tokenizer, thinking, edition, context)
     if thinking is not None:
         raise InputError(
             f"thinking={thinking!r} needs chat messages; given was a text or ids. "
@@ -43,6 +60,30 @@ def encode_prompt(
     if odd:
         raise InputError(f"{_KINDS}; given was a list with {odd.pop().__name__}.")
     return check_ids([int(item) for item in items], vocabulary)
+
+
+def _encode_chat(
+    messages: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    thinking: str | None,
+    edition: str | None,
+    context: int | None,
+) -> list[int]:
+    if edition is not None:
+        text = chat.encode(messages, thinking, edition=edition)
+        if thinking == "max" and context is not None and context < chat.MAX_CONTEXT:
+            warnings.warn(
+                f'thinking="max" is meant for a context of {chat.MAX_CONTEXT:,} tokens; this model '
+                f"has {context:,}, and may be cut off while it thinks.",
+                stacklevel=2,
+            )
+        return _encode_text(text, tokenizer)
+    if thinking is not None:
+        raise InputError(
+            f"thinking={thinking!r} is a reasoning effort of DeepSeek-V4, and this model is of "
+            "another family. Leave it out."
+        )
+    return chat.encode_by_template(messages, tokenizer)
 
 
 def check_ids(ids: list[int], vocabulary: int) -> list[int]:

@@ -107,11 +107,11 @@ def _render(figures: Sequence[go.Figure], *, title: str, theme: str) -> str:
         [get_plotlyjs(), asset(_DRAW)],
         title=title,
         theme=theme,
-        names=[_name(figure) for figure in figures],
+        names=[name_of(figure) for figure in figures],
         data=Markup(data),  # noqa: S704 - escaped by to_json
     )
 
 
-def _name(figure: go.Figure) -> str:
+def name_of(figure: go.Figure) -> str:
     """Return a figure's title as plain text."""
     return html.unescape(re.sub(r"<[^>]*>", "", figure.layout.title.text or "figure"))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from v4kit.arch import family_of, refusal
-from v4kit.errors import ModelError, ModelNotFound, UnsupportedModel
+from v4kit.errors import InputError, ModelError, ModelNotFound, UnsupportedModel
 
 TINY = Path(__file__).parent / "tiny"
 """Folder of the small trained model that ships with the kit."""
 
 _INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
 
 
 def read_config(name: str | Path | None, *, revision: str | None = None) -> Any:
@@ -20,8 +22,10 @@ def read_config(name: str | Path | None, *, revision: str | None = None) -> Any:
 
     Raises:
         ModelNotFound: There is no such folder or hub id, or it can't be reached.
-        UnsupportedModel: transformers knows no such architecture.
+        UnsupportedModel: transformers knows no such architecture, or the config is none.
+        InputError: Neither a folder nor a hub id.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     source = source_of(name)
@@ -30,11 +34,14 @@ def read_config(name: str | Path | None, *, revision: str | None = None) -> Any:
         return AutoConfig.from_pretrained(source, **options_of(revision))
     except OSError as error:
         raise not_found(source, error) from error
-    except (ValueError, KeyError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError,
+            StrictDataclassError) as error:  # fmt: skip
+        # A field's own trouble stands below the sentence that there is some.
+        told = error.__cause__ if isinstance(error, StrictDataclassError) else None
         raise UnsupportedModel(
             refusal(
                 _model_type(source, revision),
-                f"transformers can't read the config of {source!r}: {sentence(error)}",
+                f"transformers can't read the config of {source!r}: {sentence(told or error)}",
             )
         ) from error
 
@@ -43,8 +50,12 @@ def _model_type(source: str, revision: str | None) -> Any:
     """Return what a config calls itself, of which transformers can read no more than that."""
     from transformers import PreTrainedConfig
 
-    fields, _ = PreTrainedConfig.get_config_dict(source, **options_of(revision))
-    return fields.get("model_type")
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(source, **options_of(revision))
+        return fields.get("model_type")
+    except (TypeError, AttributeError):
+        # JSON, but no object.
+        return None
 
 
 def loader_of(config: Any) -> Any:
@@ -60,9 +71,18 @@ def options_of(revision: str | None) -> dict[str, Any]:
 
 
 def source_of(name: str | Path | None) -> str:
-    """Return a folder or a hub id as text; "./name" stays what it is, a folder."""
+    """Return a folder or a hub id as text; "./name" stays what it is, a folder.
+
+    Raises:
+        InputError: It is neither.
+    """
     if name is None or name == "tiny":
         return str(TINY)
+    if not isinstance(name, str | Path):
+        raise InputError(
+            f"A model is named by a folder or a hub id; given was a {type(name).__name__}. "
+            "Plan for a model that is in memory by its config; record it with v4kit.wrap."
+        )
     return str(Path(name).expanduser()) if str(name).startswith("~") else str(name)
 
 
@@ -100,7 +120,13 @@ def check_files(folder: Path) -> int:
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / _INDEX
     if not index.exists():
-        return sorted(folder.glob("*.safetensors"))
+        files = sorted(folder.glob("*.safetensors"))
+        if any(_SHARD.search(file.name) for file in files):
+            raise ModelError(
+                f"{folder} holds {len(files)} files of weights, but no {_INDEX}, which tells what "
+                "lies in which. Fetch it as well; what is there is kept."
+            )
+        return files
     try:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -131,7 +157,7 @@ def _whole(path: Path) -> int:
     raise ModelError(f"{path} {lacks}. Fetch it again.")
 
 
-def sentence(error: Exception) -> str:
+def sentence(error: BaseException) -> str:
     """Return the first line of what an error says, as a sentence."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(" .:!") + "."
@@ -142,12 +168,12 @@ def not_found(source: str, error: Exception) -> ModelNotFound:
     return ModelNotFound(
         f"{source!r} could not be loaded: {sentence(error)} "
         'Give "tiny", a folder that holds a model, or a hub id that this machine can reach. '
-        f"{_cached()}"
+        f"{cached()}"
     )
 
 
-def _cached() -> str:
-    """Return which models of the hub are on this machine."""
+def cached() -> str:
+    """Return in a sentence which models of the hub are on this machine."""
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:

@@ -14,12 +14,10 @@ from v4kit.core.plan import Device
 from v4kit.errors import InputError
 
 GB = 10**9
-MEMORY_SPEED = 50 * GB
-"""Bytes per second of a CPU's memory: two to four channels; servers have more."""
-PCIE_SPEED = 25 * GB
-"""Bytes per second from a CPU's memory to a GPU, over PCIe 4.0 × 16."""
-DISK_SPEED = 3 * GB
-"""Bytes per second of a solid-state disk."""
+MEMORY_SPEED = 500 * GB
+"""Bytes per second of a CPU's memory: a server's twelve channels of DDR5, and more than most."""
+DISK_SPEED = 14 * GB
+"""Bytes per second of a solid-state disk: the fastest, over PCIe 5.0."""
 QUANTIZED_FROM = (8, 9)
 """Compute capability from which transformers keeps FP8 weights; below, they become bfloat16."""
 
@@ -32,26 +30,37 @@ class Gpu:
     """GB (10⁹ bytes) that are free once CUDA has begun."""
     bandwidth: int
     """GB/s."""
+    link: int
+    """GB/s from the CPU's memory, over PCIe."""
     capability: tuple[int, int]
     """Compute capability."""
 
 
 GPUS = {
-    "V100": Gpu(34, 900, (7, 0)),
-    "A100": Gpu(85, 2039, (8, 0)),
-    "A100 40GB": Gpu(42, 1555, (8, 0)),
-    "RTX 3090": Gpu(25, 936, (8, 6)),
-    "A6000": Gpu(50, 768, (8, 6)),
-    "RTX 4090": Gpu(25, 1008, (8, 9)),
-    "L40S": Gpu(47, 864, (8, 9)),
-    "H100": Gpu(84, 3350, (9, 0)),
-    "H200": Gpu(149, 4800, (9, 0)),
-    "B200": Gpu(190, 8000, (10, 0)),
-    "B300": Gpu(287, 8000, (10, 3)),
-    "RTX 5090": Gpu(33, 1792, (12, 0)),
-    "RTX PRO 6000": Gpu(101, 1792, (12, 0)),
+    "V100": Gpu(34, 900, 16, (7, 0)),
+    "A100": Gpu(85, 2039, 32, (8, 0)),
+    "A100 40GB": Gpu(42, 1555, 32, (8, 0)),
+    "RTX 3090": Gpu(25, 936, 32, (8, 6)),
+    "A6000": Gpu(50, 768, 32, (8, 6)),
+    "RTX 4090": Gpu(25, 1008, 32, (8, 9)),
+    "L40S": Gpu(47, 864, 32, (8, 9)),
+    "H100": Gpu(84, 3350, 64, (9, 0)),
+    "H100 NVL": Gpu(99, 3938, 64, (9, 0)),
+    "H200": Gpu(149, 4800, 64, (9, 0)),
+    "B200": Gpu(190, 8000, 64, (10, 0)),
+    "B300": Gpu(287, 8000, 128, (10, 3)),
+    "RTX 5090": Gpu(33, 1792, 64, (12, 0)),
+    "RTX PRO 6000": Gpu(101, 1792, 64, (12, 0)),
 }
 """GPUs that a plan knows by name."""
+
+FASTEST = Gpu(
+    0,
+    max(gpu.bandwidth for gpu in GPUS.values()),
+    max(gpu.link for gpu in GPUS.values()),
+    QUANTIZED_FROM,
+)
+"""What stands for a GPU whose data sheet is not known, so that a limit of speed remains one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,8 @@ class Machine:
     """The least compute capability of its GPUs; None without one."""
     real: bool
     """Whether its GPUs are those of this machine."""
+    limits: dict[int | str, int] | None = None
+    """Bytes by device that were given, as transformers names devices; None if nothing was."""
 
     @property
     def gpus(self) -> tuple[Device, ...]:
@@ -76,40 +87,65 @@ class Machine:
         return self.capability is not None and self.capability >= QUANTIZED_FROM
 
 
-def machine(gpus: str | None, max_memory: Mapping[Any, Any] | None) -> Machine:
+def machine(
+    gpus: str | None,
+    max_memory: Mapping[Any, Any] | None,
+    *,
+    here: bool = False,
+    disk: str | Path | None = None,
+) -> Machine:
     """Return the devices to plan for.
 
     Args:
         gpus: GPUs by name, such as "4 x H100"; None: those of this machine.
         max_memory: Bytes, or a text such as "80GB", by device; devices that it lacks are not used,
             apart from GPUs that are named and the disk.
+        here: Whether the model is to be loaded now, so that there is no more memory than is free;
+            else who gives more than there is plans for another machine.
+        disk: Folder on the disk that layers may wait on; None: the current one.
 
     Raises:
         InputError: An unknown GPU, a device that is not there, or a size that is none.
     """
-    given = {_key(key): size_of(size) for key, size in (max_memory or {}).items()}
+    limits = limits_of(max_memory)
     cards, capability, real = _cards(gpus)
-    disk = _free_disk()
-    everywhere = (*cards, _cpu(), Device("disk", "disk", disk, disk, DISK_SPEED))
+    room = free_disk(Path.cwd() if disk is None else Path(disk))
+    ends = (_cpu(), Device("disk", "disk", room, room, DISK_SPEED))
+    everywhere = (*cards, *(_others() if real else ()), *ends)
+    if limits is None:
+        return Machine(everywhere, capability, real)
+    given = {str(key): size for key, size in limits.items()}
     missing = [key for key in given if key not in {device.key for device in everywhere}]
     if missing:
         there = ", ".join(device.key for device in everywhere)
         raise InputError(
             f"max_memory names the device {missing[0]!r}, which is not there; there are {there}. "
-            'Name GPUs to plan for with gpus="4 x H100".'
+            'Plan for other GPUs with v4kit.plan(…, gpus="4 x H100").'
         )
-    if not given:
-        return Machine(everywhere, capability, real)
     used = tuple(
-        # Who gives more than there is plans for another machine.
-        replace(one, memory=max(one.memory, given[one.key]), limit=given[one.key])
-        if one.key in given
-        else one
+        _limited(one, given[one.key], here=here) if one.key in given else one
         for one in everywhere
         if one.key in given or one.key == "disk" or (gpus and one.key.isdigit())
     )
     on_gpu = any(device.key.isdigit() for device in used)
-    return Machine(used, capability if on_gpu else None, real)
+    return Machine(used, capability if on_gpu else None, real, limits)
+
+
+def limits_of(max_memory: Any) -> dict[int | str, int] | None:
+    """Return bytes by device, as transformers names devices; None if nothing is given.
+
+    Raises:
+        InputError: It names no device, or a size that is none.
+    """
+    if max_memory is None:
+        return None
+    if not isinstance(max_memory, Mapping) or not max_memory:
+        raise InputError(
+            'max_memory gives memory by device, such as {0: "80GB", "cpu": "200GB"}; given was '
+            f"{max_memory!r}."
+        )
+    named = {str(key).removeprefix("cuda:"): size_of(size) for key, size in max_memory.items()}
+    return {int(key) if key.isdigit() else key: size for key, size in named.items()}
 
 
 def size_of(size: Any) -> int:
@@ -130,9 +166,8 @@ def size_of(size: Any) -> int:
     return int(float(number) * (1024 if binary else 1000) ** power)
 
 
-def _key(key: Any) -> str:
-    """Return a device's name as transformers writes it: 0, "cuda:0" and "0" are the same."""
-    return str(key).removeprefix("cuda:")
+def _limited(device: Device, limit: int, *, here: bool) -> Device:
+    return replace(device, memory=device.memory if here else max(device.memory, limit), limit=limit)
 
 
 def _cards(gpus: str | None) -> tuple[tuple[Device, ...], tuple[int, int] | None, bool]:
@@ -153,7 +188,8 @@ def _cards(gpus: str | None) -> tuple[tuple[Device, ...], tuple[int, int] | None
     number, memory = int(match[1] or 1), kind.memory * GB
     limit = _share(memory) if number == 1 else memory
     cards = tuple(
-        Device(str(index), name, memory, limit, kind.bandwidth * GB) for index in range(number)
+        Device(str(index), name, memory, limit, kind.bandwidth * GB, kind.link * GB)
+        for index in range(number)
     )
     return cards, kind.capability, False
 
@@ -168,11 +204,19 @@ def _found(index: int) -> Device:
     properties = torch.cuda.get_device_properties(index)
     free, total = torch.cuda.mem_get_info(index)
     short = properties.name.removeprefix("NVIDIA ")
-    known = next((gpu for name, gpu in GPUS.items() if name.lower() in short.lower()), None)
+    alike = sorted((name for name in GPUS if name.lower() in short.lower()), key=len)
+    kind = GPUS[alike[-1]] if alike else FASTEST
     taken = total - free
-    name = f"{short}, {taken / GB:.0f} GB taken" if taken > GB else short
-    # A common card's, where the data sheet is not known.
-    return Device(str(index), name, free, free, (known.bandwidth if known else 1000) * GB)
+    name = f"{short} ({taken / GB:.0f} GB taken)" if taken > GB else short
+    return Device(str(index), name, free, free, kind.bandwidth * GB, kind.link * GB)
+
+
+def _others() -> tuple[Device, ...]:
+    """Return an accelerator that is none of NVIDIA's and shares the CPU's memory."""
+    if not torch.backends.mps.is_available():
+        return ()
+    free = _free_memory()
+    return (Device("mps", "Apple GPU", free, _share(free), MEMORY_SPEED),)
 
 
 def _cpu() -> Device:
@@ -186,7 +230,13 @@ def _free_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _free_disk() -> int:
+def free_disk(folder: Path) -> int:
+    """Return the bytes that are free on the disk of a folder, which may not exist yet."""
     import shutil
 
-    return shutil.disk_usage(Path.cwd()).free
+    return shutil.disk_usage(existing(folder)).free
+
+
+def existing(folder: Path) -> Path:
+    """Return a folder, or the nearest above it that exists."""
+    return next(one for one in (folder, *folder.absolute().parents) if one.is_dir())

@@ -6,7 +6,6 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from v4kit.arch import describe
 from v4kit.errors import InputError, ModelError, ModelNotFound
 from v4kit.models.checkpoint import (
     TINY,
+    cached,
     check_files,
     loader_of,
     not_found,
@@ -26,8 +26,9 @@ from v4kit.models.checkpoint import (
 )
 from v4kit.models.dtypes import resolve_dtype
 from v4kit.models.foresee import SMALL, foresee
-from v4kit.models.precision import keep_float32
-from v4kit.models.skeleton import stored_as
+from v4kit.models.place import Place
+from v4kit.models.precision import check_scales, keep_float32
+from v4kit.models.skeleton import check_quantization, countable, stored_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ def load_transformers(
 
     The config is read and judged before any weight is: a model that the kit can't read is refused
     without a download, and so is, unless `anyway`, what can't fit or would be dequantized to more
-    than it is stored in. Code from a checkpoint is never executed.
+    than it is stored in. Devices that are not there and disks that are full are refused always.
+    Code from a checkpoint is never executed.
 
     Raises:
         ModelNotFound: There is no such folder or hub id, or it can't be reached.
@@ -72,27 +74,32 @@ def load_transformers(
     resolve_dtype(dtype)
     config = read_config(name, revision=revision)
     describe(config)
+    check_quantization(config)
     quantized = getattr(config, "quantization_config", None) is not None
     torch_dtype = resolve_dtype(dtype, quantized=quantized)
     source = source_of(name)
+    place = Place.of(device_map, max_memory, offload_folder)
     local = Path(source).is_dir()
     size = check_files(Path(source)) if local else None
-    if not anyway and (size is None or size >= SMALL):
+    if size is None or size >= SMALL or place.by_module:
         foresee(
             config,
+            place.machine,
             download=not local,
             dtype=dtype,
-            device_map=device_map,
-            max_memory=max_memory,
-            offload_folder=offload_folder,
+            device_map=place.device_map,
+            offload_folder=place.folder,
+            anyway=anyway,
         )
     stored = stored_as(config)
     options = options_of(revision)
-    placement = _placement(device_map, max_memory, offload_folder)
+    placement = place.options()
     tokenizer = _tokenizer(source, options)
     how = {"dtype": torch_dtype, "attn_implementation": attn_implementation}
     model = _weights(source, {**options, **placement, "config": config, **how})
     keep_float32(model, quantized=quantized)
+    if countable(config):
+        check_scales(model)
     commit = getattr(config, "_commit_hash", None)
     known = "tiny" if source == str(TINY) else source
     return Loaded(model.eval(), tokenizer, known, commit, stored)
@@ -104,9 +111,10 @@ def _tokenizer(source: str, options: dict[str, Any]) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
+        local = Path(source).is_dir()
+        advice = "Save the model's tokenizer into the same folder." if local else cached()
         raise ModelNotFound(
-            f"{source!r} has no tokenizer that can be read: {sentence(error)} "
-            "Save the model's tokenizer into the same folder."
+            f"{source!r} has no tokenizer that can be read: {sentence(error)} {advice}"
         ) from error
 
 
@@ -117,13 +125,13 @@ def _weights(source: str, options: dict[str, Any]) -> Any:
 
 
 def _read(source: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return a model, and which weights it had no use for, or none of."""
+    """Return a model, and which weights it had no use for, or none of, or of another shape."""
     from safetensors import SafetensorError
 
     try:
         with _progress(Path(source)):
             found: Any = loader_of(options["config"]).from_pretrained(
-                source, output_loading_info=True, **options
+                source, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
             model, info = found
             return model, info
@@ -176,24 +184,3 @@ def _progress(source: Path) -> Iterator[None]:
         yield
     finally:
         logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _placement(
-    device_map: Any, max_memory: dict[Any, Any] | None, offload_folder: str | Path | None
-) -> dict[str, Any]:
-    """Return transformers' placement options; without a GPU "auto" means the CPU."""
-    if device_map == "auto" and max_memory is None and not torch.cuda.is_available():
-        return {}
-    if device_map is None:
-        return {}
-    if find_spec("accelerate") is None:
-        raise InputError(
-            f"device_map={device_map!r} needs accelerate, which is not installed. "
-            "Run: pip install v4kit[gpu]"
-        )
-    placement: dict[str, Any] = {"device_map": device_map}
-    if max_memory is not None:
-        placement["max_memory"] = max_memory
-    if offload_folder is not None:
-        placement["offload_folder"] = str(offload_folder)
-    return placement

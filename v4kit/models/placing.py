@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -20,18 +20,19 @@ _AUTOMATIC = ("auto", "balanced", "balanced_low_0", "sequential")
 """Values of `device_map` that leave the placing to transformers."""
 
 
-def device_map(
-    skeleton: Skeleton, machine: Machine, *, asked: Any, max_memory: dict[Any, int] | None
-) -> DeviceMap:
+def device_map(skeleton: Skeleton, machine: Machine, *, asked: Any) -> DeviceMap:
     """Return module → device as loading with this `device_map` makes it.
 
     Raises:
-        InputError: accelerate is needed and not installed; or a device that is not there.
+        InputError: accelerate is needed and not installed; or a device or a module that is not
+            there, or has no place.
     """
-    if not machine.gpus and max_memory is None and asked == "auto":
+    if not machine.gpus and machine.limits is None and asked == "auto":
         return {"": "cpu"}
-    if not isinstance(asked, str) or asked not in _AUTOMATIC:
-        return _named(asked, machine)
+    if not automatic(asked):
+        found = named(asked, machine)
+        _check_modules(skeleton, found)
+        return found
     if find_spec("accelerate") is None:
         raise InputError(
             "To plan for several devices, accelerate is needed, which is not installed. "
@@ -39,10 +40,15 @@ def device_map(
         )
     from transformers.integrations.accelerate import _get_device_map
 
-    memory = None if machine.real and max_memory is None else _memory(machine)
+    memory = None if machine.real and machine.limits is None else _memory(machine)
     with _quietly():
-        found: DeviceMap = _get_device_map(skeleton.model, asked, memory, skeleton.quantizer)
-    return found
+        placed: DeviceMap = _get_device_map(skeleton.model, asked, memory, skeleton.quantizer)
+    return placed
+
+
+def automatic(asked: Any) -> bool:
+    """Tell whether a `device_map` leaves the placing to transformers."""
+    return isinstance(asked, str) and asked in _AUTOMATIC
 
 
 def main_device(placed: DeviceMap) -> str:
@@ -96,9 +102,15 @@ def _memory(machine: Machine) -> dict[int | str, int]:
     return {int(one.key) if one.key.isdigit() else one.key: one.limit for one in named}
 
 
-def _named(asked: Any, machine: Machine) -> DeviceMap:
-    """Return a map whose devices were named: by module, one for all, or none, which is the CPU."""
-    wanted = asked if isinstance(asked, dict) else {"": "cpu" if asked is None else asked}
+def named(asked: Any, machine: Machine) -> DeviceMap:
+    """Return a map whose devices were named: by module, one for all, or none, which is the CPU.
+
+    Raises:
+        InputError: A device is not there, or none is named.
+    """
+    wanted = asked if isinstance(asked, Mapping) else {"": "cpu" if asked is None else asked}
+    if not wanted:
+        raise InputError('device_map names no module. Give "auto", a device, or {"": device}.')
     there = {device.key for device in machine.devices}
     found: DeviceMap = {}
     for module, device in wanted.items():
@@ -110,6 +122,29 @@ def _named(asked: Any, machine: Machine) -> DeviceMap:
             )
         found[module] = int(key) if key.isdigit() else key
     return found
+
+
+def _check_modules(skeleton: Skeleton, placed: DeviceMap) -> None:
+    """Refuse a map that names what the model lacks, or lacks what the model has."""
+    tensors = [name for name, _ in skeleton.model.named_parameters()]
+    known = {"", *tensors, *(name for name, _ in skeleton.model.named_modules())}
+    odd = [name for name in placed if name not in known]
+    if odd:
+        raise InputError(
+            f"device_map names {odd[0]!r}, which this model has not. Its modules have names such "
+            f"as {tensors[0].rpartition('.')[0]!r}; '' is everything that is not named."
+        )
+    left = [name for name in tensors if not any(_within(name, key) for key in placed)]
+    if left:
+        raise InputError(
+            f"device_map has no place for {left[0]!r}"
+            + (f" and {len(left) - 1:,} more" if len(left) > 1 else "")
+            + ". Name their modules as well, or give '' a device for all that is not named."
+        )
+
+
+def _within(name: str, module: str) -> bool:
+    return not module or name == module or name.startswith(f"{module}.")
 
 
 @contextmanager

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from v4kit.arch import Architecture, describe
-from v4kit.core.plan import MemoryPlan
+from v4kit.core.plan import MemoryPlan, Part
 from v4kit.errors import InputError, ModelNotFound
 from v4kit.models import placing
 from v4kit.models.chat import MAX_CONTEXT
 from v4kit.models.checkpoint import read_config
 from v4kit.models.counting import count
 from v4kit.models.dtypes import resolve_dtype
-from v4kit.models.hardware import Machine, machine, size_of
+from v4kit.models.hardware import Machine, machine
 from v4kit.models.published import published
 from v4kit.models.rooms import CHUNK, Rooms
-from v4kit.models.skeleton import countable, quantization_of, skeleton, stored_as
-from v4kit.models.verdict import Findings, judge, most_tokens_per_second
+from v4kit.models.skeleton import (
+    check_quantization,
+    countable,
+    quantization_of,
+    skeleton,
+    stored_as,
+)
+from v4kit.models.stored import file_bytes, stored_bytes
+from v4kit.models.verdict import Findings, bandwidths, judge, most_tokens_per_second
 
 CONTEXT = 32_768
 """Tokens that a cache is planned for, if nothing is said."""
@@ -38,6 +45,11 @@ class _Source:
     """Bytes of its files, if they are known."""
     local: bool
     """Whether its files are here."""
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the size of its files has to be counted."""
+        return not self.local and self.download is None
 
 
 def plan(
@@ -70,17 +82,49 @@ def plan(
         UnsupportedModel: The model is dense or of a family that the kit can't read.
         InputError: A size, device or context that can't be.
     """
-    source = _source(model)
+    return _planned(
+        _source(model), machine(gpus, max_memory), dtype=dtype, context=context, asked=device_map
+    )
+
+
+def plan_here(
+    config: Any, here: Machine, *, download: bool, dtype: str | torch.dtype, device_map: Any
+) -> MemoryPlan:
+    """Return the plan for loading a model now, with no more memory than there is.
+
+    Args:
+        config: Its transformers config.
+        here: The devices of this machine.
+        download: Whether its files come from the hub, so that their size is of interest.
+        dtype: As in `load`.
+        device_map: As in `load`.
+
+    Raises:
+        UnsupportedModel: transformers can't build a model of the config.
+        InputError: A device or a module that is not there.
+    """
+    source = replace(_source(config), local=not download)
+    return _planned(source, here, dtype=dtype, context=1, asked=device_map)
+
+
+def _planned(
+    source: _Source,
+    here: Machine,
+    *,
+    dtype: str | torch.dtype,
+    context: int | None,
+    asked: Any,
+) -> MemoryPlan:
     config, architecture = source.config, describe(source.config)
+    check_quantization(config)
     context = _context(context, architecture)
-    here = machine(gpus, max_memory)
     stored, counts = bool(quantization_of(config)), countable(config)
     keeps = stored and counts and here.keeps_quantized
     torch_dtype = _dtype(config, dtype, here)
     bones = skeleton(config, torch_dtype, quantized=keeps)
-    limits = {key: size_of(size) for key, size in max_memory.items()} if max_memory else None
-    placed = placing.device_map(bones, here, asked=device_map, max_memory=limits)
+    placed = placing.device_map(bones, here, asked=asked)
     parts = count(bones, architecture)
+    as_stored = _as_stored(source, parts, keeps=keeps)
     rooms = Rooms(config, architecture, bones, here, placed)
     found = Findings(
         parts=parts,
@@ -89,7 +133,7 @@ def plan(
         longest=rooms.longest(),
         layers=architecture.n_layers,
         stored=stored_as(config),
-        stored_bytes=_stored_bytes(config, architecture) if stored and not keeps else None,
+        stored_bytes=as_stored if stored and not keeps else None,
         counts=counts,
     )
     return MemoryPlan(
@@ -107,8 +151,17 @@ def plan(
         verdict=judge(found),
         advice=(*found.advice(), *_effort(architecture, found.longest)),
         most_tokens_per_second=most_tokens_per_second(found, architecture),
-        download=None if source.local else source.download or _stored_bytes(config, architecture),
+        bandwidths=bandwidths(found),
+        download=file_bytes(config, as_stored) if source.unknown else source.download,
     )
+
+
+def _as_stored(source: _Source, parts: tuple[Part, ...], *, keeps: bool) -> int | None:
+    """Return the bytes of all parameters as they are stored, where that is asked for."""
+    if keeps:
+        return sum(part.bytes for part in parts)
+    asked = source.unknown or quantization_of(source.config)
+    return stored_bytes(source.config) if asked else None
 
 
 def _effort(architecture: Architecture, longest: int) -> tuple[str, ...]:
@@ -151,12 +204,10 @@ def _source(model: Any) -> _Source:
 
 def _cached(repo: str) -> bool:
     """Whether the hub's cache on this machine has the config of a repository."""
-    from transformers.utils.hub import cached_file
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        return cached_file(repo, "config.json", local_files_only=True) is not None
-    except OSError:
-        return False
+    # The hub's client would ask the network who it works for, even about files that are here.
+    return isinstance(try_to_load_from_cache(repo, "config.json"), str)
 
 
 def _dtype(config: Any, dtype: str | torch.dtype, here: Machine) -> torch.dtype:
@@ -166,14 +217,6 @@ def _dtype(config: Any, dtype: str | torch.dtype, here: Machine) -> torch.dtype:
     if isinstance(found, torch.dtype):
         return found
     return getattr(config.get_text_config(), "dtype", None) or torch.bfloat16
-
-
-def _stored_bytes(config: Any, architecture: Architecture) -> int | None:
-    """Return the bytes of all parameters as they are stored, if that can be counted."""
-    if not countable(config):
-        return None
-    bones = skeleton(config, torch.bfloat16, quantized=True)
-    return sum(part.bytes for part in count(bones, architecture))
 
 
 def _context(context: Any, architecture: Architecture) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from v4kit.models.checkpoint import loader_of
+from v4kit.errors import UnsupportedModel
+from v4kit.models.checkpoint import loader_of, sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,24 @@ def skeleton(config: Any, dtype: torch.dtype, *, quantized: bool) -> Skeleton:
         config: A transformers config.
         dtype: What parameters that are not quantized get.
         quantized: Whether weights stay in the precision of the checkpoint's quantization.
+
+    Raises:
+        UnsupportedModel: transformers can't build a model of it.
     """
     from transformers.quantizers.auto import AutoHfQuantizer
 
     config = copy.deepcopy(config)
     stored = getattr(config, "quantization_config", None)
-    with torch.device("meta"):
-        model = loader_of(config).from_config(config, dtype=dtype)
+    try:
+        with torch.device("meta"):
+            model = loader_of(config).from_config(config, dtype=dtype)
+    # Whatever the modules do with a number that can't be: all kinds of errors.
+    except Exception as error:
+        raise UnsupportedModel(
+            f"transformers can't build a {config.model_type} model of this config: "
+            f"{type(error).__name__}, {sentence(error)} Compare it with the checkpoint's "
+            "config.json."
+        ) from error
     quantizer = None
     if quantized and stored is not None:
         quantizer = AutoHfQuantizer.from_config(stored, pre_quantized=True)
@@ -78,6 +90,26 @@ def quantization_of(config: Any) -> dict[str, Any]:
     """Return how a checkpoint is quantized; nothing if it is not."""
     stored = getattr(config, "quantization_config", None) or {}
     return stored if isinstance(stored, dict) else dict(stored.to_dict())
+
+
+def check_quantization(config: Any) -> None:
+    """Refuse a quantization that transformers does not know.
+
+    Raises:
+        UnsupportedModel: The config's `quantization_config` can't be read.
+    """
+    from transformers.quantizers.auto import AutoQuantizationConfig
+
+    stored = getattr(config, "quantization_config", None)
+    if stored is None:
+        return
+    try:
+        AutoQuantizationConfig.from_dict(quantization_of(config))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UnsupportedModel(
+            f"transformers can't read how this checkpoint is quantized: {sentence(error)} Compare "
+            "quantization_config and expert_dtype with the config.json of the checkpoint."
+        ) from error
 
 
 def countable(config: Any) -> bool:

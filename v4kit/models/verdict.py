@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from v4kit.arch import Architecture
 from v4kit.core.plan import Part, Placement
-from v4kit.models.hardware import GB, PCIE_SPEED
+from v4kit.models.hardware import GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,11 @@ class Findings:
         return tuple(one for one in waits if one is not None)
 
     @property
+    def link(self) -> float:
+        """Bytes per second to the GPU that computes what waits; 0 where nothing lies between."""
+        return self.gpus[0].device.link if self.gpus else 0.0
+
+    @property
     def fits(self) -> bool:
         """Whether everything lies in memory, and leaves room to compute."""
         return self.on("disk") is None and all(one.left >= 0 for one in self.placements)
@@ -77,11 +82,9 @@ class Findings:
                 "(vLLM, SGLang) can split them over several machines."
             )
         if self.waiting and self.gpus:
-            size = sum(one.weights for one in self.waiting)
-            found.append(
-                f"Every token takes {gb(size)} to a GPU: at {PCIE_SPEED / GB:.0f} GB/s at least "
-                f"{size / PCIE_SPEED:.1f} seconds."
-            )
+            size, disk = sum(one.weights for one in self.waiting), self.on("disk")
+            read = f", {gb(disk.weights)} of them from disk" if disk else ""
+            found.append(f"Every token takes {gb(size)} to a GPU{read}.")
         return tuple(found)
 
 
@@ -131,10 +134,25 @@ def most_tokens_per_second(found: Findings, architecture: Architecture) -> float
     seconds = 0.0
     for one in found.placements:
         if one in found.waiting:
-            seconds += one.weights / min(one.device.bandwidth, PCIE_SPEED)
+            seconds += one.weights / min(one.device.bandwidth, found.link or one.device.bandwidth)
         else:
             seconds += one.weights * read / total / one.device.bandwidth
     return 1 / seconds if seconds else None
+
+
+def bandwidths(found: Findings) -> str:
+    """Return in words which bandwidths a limit of speed goes by."""
+    told = [
+        f"{one.device.name} {one.device.bandwidth / GB:,.0f} GB/s"
+        for one in found.placements
+        if one not in found.waiting
+    ]
+    if found.waiting and found.link:
+        told.append(f"PCIe {found.link / GB:.0f} GB/s")
+    disk = found.on("disk")
+    if disk is not None:
+        told.append(f"disk {disk.device.bandwidth / GB:.0f} GB/s")
+    return ", ".join(dict.fromkeys(told))
 
 
 def gb(size: float) -> str:

@@ -22,6 +22,7 @@ def check_mask(mask: Tensor, length: int) -> None:
 
 
 def unknown_mask(mask: Tensor) -> InputError:
+    """Return why attention is not recorded under a mask that is no row of zeros and ones."""
     return InputError(
         f"what a mask of shape {tuple(mask.shape)} hides is not known. Give a mask [batch, token] "
         "or none (a static cache makes its own), or record without: Record(attention=None)."
@@ -44,6 +45,7 @@ def check_positions(given: Any, mask: Any, before: int, length: int) -> None:
 
 
 def refuse_beams(*_: Any, **__: Any) -> None:
+    """Refuse to let the rows of a cache change places."""
     raise InputError(
         "record can't follow a beam search: its beams change places. "
         "Sample or go greedily, or replay the result with model.read."

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from v4kit.errors import InputError
-from v4kit.models.chat.turns import Message, Turn, turns_of
+from v4kit.models.chat.turns import Message, Turn, check_messages, turns_of
 from v4kit.models.chat.vocabulary import (
     ASSISTANT,
     BOS,
@@ -38,7 +38,9 @@ def encode(
     quick instruction. An assistant's message at the end is refused, unless "prefix" is true: then
     the prompt stops after it, to be continued.
 
-    Reasoning is kept after the last user message only, and everywhere where there are tools.
+    Reasoning is kept after the last user message only, and everywhere where there are tools. A
+    task is kept wherever it stands; the published code loses that of a user message which follows
+    a tool's result.
 
     Args:
         messages: The conversation.
@@ -50,6 +52,7 @@ def encode(
     Raises:
         InputError: A role, a content, an effort or an order that the format does not have.
     """
+    check_messages(messages)
     if tools:
         messages = _with_tools(messages, tools)
     keeps = any(message.get("tools") for message in messages)

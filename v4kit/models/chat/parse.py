@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from v4kit.models.chat.vocabulary import CALLS, DSML, END_CALLS, END_THINK, EOS
+from v4kit.errors import InputError
+from v4kit.models.chat.vocabulary import CALLS, DSML, EFFORTS, END_CALLS, END_THINK, EOS
 
 _BLOCK = f"\n\n{CALLS}"
 _INVOKE = re.compile(rf'\n?<{DSML}invoke name="([^"]*)">\n')
@@ -53,7 +54,18 @@ def parse(completion: str, thinking: str | None = None) -> Reply:
     Args:
         completion: Text after the prompt, with its special tokens.
         thinking: The reasoning effort it was asked with; None for chat mode.
+
+    Raises:
+        InputError: The completion is no text, or no edition has such an effort.
     """
+    if not isinstance(completion, str):
+        raise InputError(f"A completion is a text; given was a {type(completion).__name__}.")
+    efforts = sorted({effort for edition in EFFORTS.values() for effort in edition})
+    if thinking is not None and thinking not in efforts:
+        raise InputError(
+            f"thinking={thinking!r} is no reasoning effort. There are "
+            f"{', '.join(map(repr, efforts))}; None is chat mode without reasoning."
+        )
     reasoning = None
     if thinking is not None:
         reasoning, tag, completion = _cut(completion, END_THINK, EOS)
@@ -105,7 +117,8 @@ def _call(text: str) -> tuple[ToolCall, str] | None:
             return None
         try:
             arguments[name] = value if is_text == "true" else json.loads(value)
-        except ValueError:
+        # A value nested deeper than Python counts is no more readable than one out of form.
+        except (ValueError, RecursionError):
             return None
         place = found.end()
     end = _END_INVOKE.match(text, place)

@@ -32,6 +32,8 @@ _TOOL = {
     "user": re.compile(rf"{RESULT}.*?(?:{END_RESULT}|\Z)", re.DOTALL),
 }
 """Whose turn → what in it is of a tool: the assistant's calls, and results among a user's texts."""
+_OTHERS = "<｜tool▁"
+"""How tokens of DeepSeek-V3's tools begin; its turns are V4's, but calls and results are not."""
 
 
 class Roles:
@@ -61,6 +63,8 @@ class Roles:
 def roles(tokens: Iterable[str], texts: Sequence[str] | None = None, *, chat: bool) -> list[str]:
     """Return the role of each token; before the first turn of a chat it is "system".
 
+    What other families write is "text", unless its turns have these tokens.
+
     With the tokens' texts, "tool" is told apart: a token that has any of its text inside a call or
     a result, tags included.
 
@@ -69,8 +73,10 @@ def roles(tokens: Iterable[str], texts: Sequence[str] | None = None, *, chat: bo
         texts: The text that each token completes.
         chat: Whether there are turns.
     """
-    state = Roles()
+    state, tokens = Roles(), list(tokens)
     found = [state.step(token) for token in tokens]
+    if any((token or "").startswith(_OTHERS) for token in tokens):
+        return ["text"] * len(tokens)
     if not chat:
         return found
     found = ["system" if role == "text" else role for role in found]

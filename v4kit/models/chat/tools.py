@@ -72,8 +72,18 @@ def calls_text(calls: Sequence[Mapping[str, Any]]) -> str:
 
 
 def to_json(value: Any) -> str:
-    """Return JSON as the model has learned it: letters of all scripts as they are."""
-    return json.dumps(value, ensure_ascii=False)
+    """Return JSON as the model has learned it: letters of all scripts as they are.
+
+    Raises:
+        InputError: There is no JSON for it.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"Tools, arguments and forms of a reply are written as JSON, and this has none "
+            f"({error}): {str(value)[:80]}. Give dicts, lists, texts, numbers, booleans and None."
+        ) from error
 
 
 def _function(tool: Any) -> Mapping[str, Any]:

@@ -44,9 +44,10 @@ def turns_of(messages: Sequence[Message]) -> list[Turn]:
     said: list[tuple[int | None, str]] = []
     calls: list[str | None] = []
     for index, message in enumerate(messages):
-        role, text = _role(index, message), _text(index, message)
+        role, text = _role(index, message), text_of(index, message)
         if role == "tool":
-            place = _place(index, message, calls, turns)
+            known = [place for place, _ in said if place is not None]
+            place = _place(index, message, calls, turns, known)
             said.append((place, RESULT + text + END_RESULT))
             continue
         if role == "user":
@@ -103,15 +104,38 @@ def _role(index: int, message: Message) -> str:
     )
 
 
-def _text(index: int, message: Message) -> str:
-    """Return a message's text; an assistant that only calls tools may say nothing."""
+def check_messages(messages: Any) -> None:
+    """Refuse what is no conversation.
+
+    Raises:
+        InputError: It is no list of messages.
+    """
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
+        raise InputError(
+            'A conversation is a list of messages such as {"role": "user", "content": "…"}; given '
+            f"was a {type(messages).__name__}."
+        )
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise InputError(
+                f"Message {index} is a {type(message).__name__}. A message is a dict such as "
+                '{"role": "user", "content": "…"}.'
+            )
+
+
+def text_of(index: int, message: Message) -> str:
+    """Return a message's text; an assistant that only calls tools may say nothing.
+
+    Raises:
+        InputError: It has none, or more than text.
+    """
     content = message.get("content")
     if content is None and message.get("tool_calls"):
         return ""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, Sequence) else [content]
-    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    texts = [_part(part) for part in parts]
     if parts and all(isinstance(text, str) for text in texts):
         return "\n\n".join(map(str, texts))
     odd = next((part for part, text in zip(parts, texts, strict=True) if text is None), content)
@@ -123,27 +147,51 @@ def _text(index: int, message: Message) -> str:
     )
 
 
+def _part(part: Any) -> Any:
+    """Return the text of one part of a content; None if it is of another kind."""
+    if not isinstance(part, Mapping):
+        return part
+    return part.get("text") if part.get("type", "text") == "text" else None
+
+
 def _task(index: int, message: Message) -> str | None:
     task = message.get("task")
-    if task is None or task in TASKS:
+    if task is None:
+        return None
+    if isinstance(task, str) and task in TASKS:
         return task
     raise InputError(
         f"Message {index} has the task {task!r}; the tasks are {', '.join(map(repr, TASKS))}."
     )
 
 
-def _place(index: int, message: Message, calls: list[str | None], turns: list[Turn]) -> int:
-    """Return which of the calls a tool result answers."""
+def _place(
+    index: int,
+    message: Message,
+    calls: list[str | None],
+    turns: list[Turn],
+    known: list[int],
+) -> int:
+    """Return which of the calls a tool result answers; `known` are those with a result."""
     named = message.get("tool_call_id")
     if not calls or not turns or turns[-1].role != "assistant":
         raise InputError(
             f"Message {index} is a tool result, but the assistant called no tool before it. "
             "Give the assistant's message with its 'tool_calls' first."
         )
-    if named is None or named in calls:
-        return calls.index(named) if named is not None else len(calls)
-    known = ", ".join(repr(call) for call in calls if call)
-    raise InputError(
-        f"Message {index} is the result of call {named!r}, which the assistant did not make. "
-        f"Its calls are {known or 'without an id'}."
-    )
+    if len(known) == len(calls):
+        raise InputError(
+            f"Message {index} is one tool result more than the assistant made calls "
+            f"({len(calls)}). Give one for each."
+        )
+    if named is None:
+        return len(calls)
+    if named not in calls:
+        ids = ", ".join(repr(call) for call in calls if call)
+        raise InputError(
+            f"Message {index} is the result of call {named!r}, which the assistant did not make. "
+            f"Its calls are {ids or 'without an id'}."
+        )
+    if calls.index(named) in known:
+        raise InputError(f"Message {index} is a second result of call {named!r}. Give one.")
+    return calls.index(named)

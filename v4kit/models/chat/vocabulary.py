@@ -49,8 +49,13 @@ EFFORTS: dict[str, dict[str, str]] = {
 """The text that a reasoning effort puts before the system text, by checkpoint generation."""
 
 
-def edition_of(config: Any) -> str:
-    """Return the generation of a checkpoint: configs since "0731" speak of DSpark."""
+def edition_of(config: Any) -> str | None:
+    """Return the generation of a DeepSeek-V4 checkpoint: configs since "0731" speak of DSpark.
+
+    Other families have prompt formats of their own, and None is returned.
+    """
+    if getattr(config, "model_type", None) != "deepseek_v4":
+        return None
     later = any(key.startswith("dspark_") for key in config.to_dict())
     return "0731" if later else "preview"
 
@@ -61,11 +66,11 @@ def effort_text(thinking: str | None, edition: str) -> str:
     Raises:
         InputError: There is no such edition, or it has no such effort.
     """
-    if edition not in EFFORTS:
+    if edition not in list(EFFORTS):
         raise InputError(f"edition is {' or '.join(map(repr, EFFORTS))}; given was {edition!r}.")
     if thinking is None:
         return ""
-    if thinking not in EFFORTS[edition]:
+    if thinking not in list(EFFORTS[edition]):
         known = ", ".join(map(repr, EFFORTS[edition]))
         others = [repr(name) for name, efforts in EFFORTS.items() if thinking in efforts]
         elsewhere = f" Edition {others[0]} has it." if others else ""
