@@ -387,11 +387,12 @@ class TestReplayedWeights:
 
     def test_what_no_router_chooses(self) -> None:
         model = zoo.random_model("small")
-        ids = model.read(IDS).routing["experts"].to_numpy().copy()
+        trace = model.read(IDS)
+        ids, axes = trace.routing["experts"].to_numpy(), trace.routing["experts"].dims
         for row, wrong in (([5, 5, 5], "5, 5, 5"), ([3, 4, -1], "3, 4, -1")):
             broken = ids.copy()
             broken[7, 3] = row
-            trace = v4kit.import_routing(broken, n_experts=16)
+            trace.routing["experts"] = (axes, broken)
             with pytest.raises(InputError, match=rf"\[{wrong}\] in row 7, layer 3"):
                 v4kit.replay(trace)
         with pytest.raises(InputError, match="has no weights"):
