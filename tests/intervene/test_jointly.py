@@ -115,6 +115,33 @@ def test_nested_blocks_are_one(name, case) -> None:
     assert "edits" not in model.generate(IDS, **options).meta
 
 
+class TestGroups:
+    """In families whose experts stand in groups, of which a token may use some."""
+
+    def test_what_is_preferred_is_chosen(self) -> None:
+        """Beside another run's routing, or with the rest of its group taken out."""
+        model = zoo.random_model("deepseek_v3")
+        own = model.read(IDS)
+        for expert in range(16):
+            group = [e for e in range(expert // 4 * 4, expert // 4 * 4 + 4) if e != expert]
+            forced, without = v4kit.force(2, [expert]), v4kit.ablate(2, group)
+            for edits in ([v4kit.replay(own), forced], [forced, without], [without, forced]):
+                used = model.read(IDS, edits=edits).routing["experts"][:, 2]
+                assert (used == expert).any("slot").all()
+                if without in edits:
+                    assert not np.isin(used, group).any()
+
+    def test_random_experts_depend_on_layer_and_position_alone(self) -> None:
+        model = zoo.random_model("deepseek_v3")
+        edits = [v4kit.ablate_router(rule="random", seed=3)]
+        layers = list(model.architecture.routed)
+        found = [
+            np.sort(model.read(ids, edits=edits).routing["experts"].to_numpy()[:, layers])
+            for ids in (IDS, [0, *range(200, 245)])
+        ]
+        np.testing.assert_array_equal(*found)
+
+
 class TestHashLayers:
     def test_a_replayed_run_keeps_what_is_not_taken_out(self) -> None:
         """Taking one expert out of another run's routing leaves the others of that run in place."""
@@ -185,6 +212,47 @@ class TestRefusals:
             for expert in experts:
                 assert (trace.routing["experts"][rows, 4] == expert).any("slot").all()
 
+    def test_those_that_never_meet_are_not_counted_together(self) -> None:
+        """Each meets a third edit, which says nothing of the two."""
+        model = zoo.random_model("small")
+        apart = [v4kit.force(3, [7], tokens="prompt"), v4kit.ablate(3, [7], tokens="generated")]
+        assert model.read(IDS, edits=[v4kit.scale(3, [1], factor=0.5), apart[0]])
+        assert model.generate(
+            IDS, max_new_tokens=3, edits=[v4kit.scale(3, [1], factor=0.5), *apart]
+        )
+        spans = [v4kit.ablate(3, range(1, 8), tokens=(0, 10)),
+                 v4kit.ablate(3, range(8, 15), tokens=(10, None))]  # fmt: skip
+        assert model.read(IDS, edits=[v4kit.ablate(3, [0]), *spans])
+
+    def test_those_that_meet_only_at_a_step(self) -> None:
+        model = zoo.random_model("small")
+        stream = model.stream(IDS, max_new_tokens=8, edits=[v4kit.ablate(3, range(8))])
+        next(stream)
+        words = "leaves 2 of 16"
+        with model.edit(v4kit.ablate(3, range(8, 14))), pytest.raises(InputError, match=words):
+            next(stream)
+        with v4kit.record(model.hf, edits=[v4kit.ablate(3, [9])]):
+            another = model.stream(IDS, max_new_tokens=2)
+            assert next(another)
+        with (
+            model.edit(v4kit.ablate(3, [0])),
+            v4kit.record(model.hf, edits=[v4kit.ablate(3, [9])]),
+            pytest.raises(InputError, match="in one place"),
+        ):
+            model.read(IDS)
+
+    def test_recordings_that_end_in_any_order(self) -> None:
+        model = zoo.random_model("small")
+        one = v4kit.record(model.hf, edits=[v4kit.force(5, [7])])
+        other = v4kit.record(model.hf)
+        one.__enter__()
+        other.__enter__()
+        one.__exit__(None, None, None)
+        other.__exit__(None, None, None)
+        assert model.edits == []
+        assert "edits" not in model.read(IDS, edits=()).meta
+        assert model.read(IDS, edits=[v4kit.force(5, [7])])
+
     @pytest.mark.parametrize(
         ("edit", "words"),
         [
@@ -251,9 +319,13 @@ class TestDisplaced:
         displaced = trace.routing["displaced"].to_numpy()
         experts = trace.routing["experts"].to_numpy()
         for (row, layer), one in said.items():
-            gone = [e for e in displaced[row, layer].tolist() if e != -1]
-            assert set(gone) == set(one.used) - set(experts[row, layer].tolist())
-            assert displaced[row, layer].tolist() == gone + [-1] * (one.k - len(gone))
+            beside = dict(zip(experts[row, layer].tolist(), displaced[row, layer].tolist(),
+                              strict=True))  # fmt: skip
+            gone = {went for went in beside.values() if went != -1}
+            assert gone == set(one.used) - beside.keys()
+            assert {came for came, went in beside.items() if went != -1} == (
+                beside.keys() - set(one.used)
+            )
         counted = (displaced != -1).any(axis=2).sum(axis=0)
         assert {layer: counted[layer] for layer in editing.layers} == editing.displaced
         assert (displaced[-1:][experts[-1:] == -1] == -1).all()
@@ -364,6 +436,19 @@ class TestLogits:
         neutral = v4kit.nudge(experts=chosen, delta=0.0, on="logits")
         assert as_if_unedited(model.read(IDS, edits=[neutral])).equals(model.read(IDS).routing)
 
+    @pytest.mark.parametrize("delta", [0.0, 0.5])
+    def test_in_bfloat16_others_stay_as_they_are(self, delta) -> None:
+        model = v4kit.wrap(
+            zoo.fresh("small", dtype=torch.bfloat16), zoo.tokenizer(), router_dtype="native"
+        )
+        base = model.read(IDS).routing
+        edit = v4kit.nudge(None, [1, 2], delta=delta, on="logits", tokens=(30, None))
+        found = model.read(IDS, edits=[edit]).routing
+        rows = slice(0, 30) if delta else slice(None)
+        for name in ("experts", "weights"):
+            np.testing.assert_array_equal(found[name][rows], base[name][rows])
+        assert bool(delta) != bool((found["displaced"] == -1).all())
+
 
 class TestReplayedWeights:
     def test_its_own(self) -> None:
@@ -385,16 +470,29 @@ class TestReplayedWeights:
             found, wanted = map(np.take_along_axis, arrays, order, (-1, -1))
             np.testing.assert_array_equal(found, wanted)
 
+    def test_a_table_that_names_an_expert_twice(self) -> None:
+        """transformers' own initial tables are zeros; replaying them changes nothing."""
+        hf = zoo.fresh("small")
+        for layer in (0, 1):
+            hf.model.layers[layer].mlp.gate.tid2eid.fill_(5)
+        model = v4kit.wrap(hf, zoo.tokenizer())
+        base = model.read(IDS)
+        again = model.read(IDS, edits=[v4kit.replay(base)])
+        assert as_if_unedited(again).equals(base.routing)
+
     def test_what_no_router_chooses(self) -> None:
         model = zoo.random_model("small")
         trace = model.read(IDS)
         ids, axes = trace.routing["experts"].to_numpy(), trace.routing["experts"].dims
+        bad = {"layer": [2, 4], "tokens": (0, 7)}
         for row, wrong in (([5, 5, 5], "5, 5, 5"), ([3, 4, -1], "3, 4, -1")):
             broken = ids.copy()
             broken[7, 3] = row
             trace.routing["experts"] = (axes, broken)
             with pytest.raises(InputError, match=rf"\[{wrong}\] in row 7, layer 3"):
                 v4kit.replay(trace)
+            for limit, value in bad.items():
+                assert v4kit.replay(trace, **{limit: value}).layers in (None, (2, 4))
         with pytest.raises(InputError, match="has no weights"):
             v4kit.replay(v4kit.import_routing(ids, n_experts=16), weights=True)
 

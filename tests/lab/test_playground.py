@@ -288,8 +288,15 @@ def test_clearing_reloading_and_restarting(lab: Lab) -> None:
     lab.check_quiet()
 
 
+EDITS = "[v4kit.scale(4, [3], factor=10), v4kit.steer(3, prefer=[1], avoid=[2])]"
+
+
 def test_narrow_and_dark(lab: Lab) -> None:
-    opened(lab, "playground = Playground(model, max_new_tokens=40)\nplayground")
+    opened(lab, f"playground = Playground(model, max_new_tokens=40, edits={EDITS})\nplayground")
+    # What Python gave is shown as it is, beyond the slider's end too, and what no row can say.
+    lab.cell(1).locator(".v4-edits output").get_by_text("10", exact=True).wait_for()
+    assert lab.cell(1).locator(".v4-edits input[type=range]").first.input_value() == "10"
+    lab.cell(1).get_by_text("steer(layers=[3], prefer=[1], avoid=[2]").wait_for()
     write(lab, 1, "Once upon a time")
     wait_for_state(lab, 1, "Done")
     root = lab.cell(1).locator(".v4kit")

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 from v4kit.engines.tapping import Hooks, Positions, Tapped, tapped
 from v4kit.errors import InputError
 from v4kit.intervene import Edit, Editing
-from v4kit.intervene.editing import edit_hooks
+from v4kit.intervene.editing import check_all, edit_hooks
 from v4kit.recording import edits_of
 
 if TYPE_CHECKING:
     from v4kit.engines.local import Model
+
+
+_ONE_PLACE = (
+    "v4kit.record edits this model already. Give all edits in one place, where they act together."
+)
 
 
 class Hooked:
@@ -22,6 +27,7 @@ class Hooked:
     def __init__(self) -> None:
         self._taps: list[Tapped] = []
         self._editing: list[Editing] = []
+        self._met: tuple[int, ...] = ()
 
     @contextlib.contextmanager
     def tap(
@@ -82,10 +88,7 @@ class Hooked:
         """
         model = cast("Model", self)
         if edits_of(model.hf):
-            raise InputError(
-                "v4kit.record edits this model already. Give all edits in one place, where they "
-                "act together."
-            )
+            raise InputError(_ONE_PLACE)
         return Editing(model.hf, model.family, model.architecture, edits, among=self._editing)
 
     def standing(
@@ -105,12 +108,22 @@ class Hooked:
         """
         model = cast("Model", self)
         editings = [*self._editing, *([own] if own else [])]
+        self._check_together(editings)
         layers = sorted({layer for editing in editings for layer in editing.layers})
         before = first(layers) if first and layers else []
         edits = edit_hooks(editings, model.routers, positions, lambda: prompt)
         # Taps see what is used.
         taps = [pair for entry in self._taps for pair in entry.hooks(model, positions)]
         return [*before, *edits, *taps]
+
+    def _check_together(self, editings: Sequence[Editing]) -> None:
+        """Refuse edits that have met only now, such as a run's own and a block's around a step."""
+        if editings and edits_of(cast("Model", self).hf):
+            raise InputError(_ONE_PLACE)
+        met = tuple(map(id, editings))
+        if len(met) > 1 and met != self._met:
+            check_all(editings)
+        self._met = met
 
     @property
     def edits(self) -> list[dict[str, Any]]:

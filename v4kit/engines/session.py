@@ -75,6 +75,8 @@ class Session:
         self.whole = False
         self._recorder.begin(start, count)
         before = CacheState(self._cache)
+        # What acts is fixed when the pass begins.
+        acting = [*self.model.edits, *(self._editing.data if self._editing else [])]
         try:
             logits, self._cache = self.model.forward(
                 self.ids[start:stop],
@@ -91,7 +93,6 @@ class Session:
             self.whole = before.restore()
             raise
         self._recorder.commit()
-        acting = [*self.model.edits, *(self._editing.data if self._editing else [])]
         self._edits += [edit for edit in acting if edit not in self._edits]
         self.fed = stop
         self._likelihood.add(start, logits, self.ids[start + 1 : stop + 1])

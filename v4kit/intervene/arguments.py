@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any, cast
 
-from torch import Tensor
+import numpy as np
 
-from v4kit.core import NONE
+from v4kit.core import HASH, NONE
 from v4kit.errors import InputError
 from v4kit.intervene.base import Phase, Tokens
 
@@ -85,20 +85,33 @@ def number_of(name: str, value: Any) -> float:
     return float(value)
 
 
-def check_choosable(experts: Tensor) -> None:
-    """Refuse experts `[token, layer, slot]` that no router can have chosen.
+def check_choosable(trace: Any, layers: tuple[int, ...] | None, tokens: Tokens) -> None:
+    """Refuse a trace in which some tokens have experts that no router can have chosen.
+
+    Args:
+        trace: The trace.
+        layers: Those that are asked for; None: all. Tables of hash layers may repeat an expert.
+        tokens: Those that are asked for.
 
     Raises:
         InputError: A token has some experts and lacks others, or has one twice.
     """
-    some, all_of = (experts != NONE).any(-1), (experts != NONE).all(-1)
-    ordered = experts.sort(-1).values
+    routing = trace.routing
+    experts = routing["experts"].to_numpy()
+    position, (start, stop) = trace.tokens["position"].to_numpy(), (0, None)
+    if not isinstance(tokens, str):
+        start, stop = tokens
+    asked = (position >= start) & (position < (np.inf if stop is None else stop))
+    wanted = np.isin(np.arange(experts.shape[1]), layers) if layers else True
+    some, every = (experts != NONE).any(-1), (experts != NONE).all(-1)
+    ordered = np.sort(experts, axis=-1)
     twice = ((ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] != NONE)).any(-1)
-    wrong = ((some & ~all_of) | twice).nonzero()
+    twice &= routing["kind"].to_numpy() != HASH
+    wrong = np.argwhere(((some & ~every) | twice) & asked[:, None] & wanted)
     if len(wrong):
-        token, layer = wrong[0].tolist()
+        row, layer = wrong[0].tolist()
         raise InputError(
-            f"The trace that is replayed has the experts {experts[token, layer].tolist()} in row "
-            f"{token}, layer {layer}, which no router can choose: a token has all its experts, "
-            "each once. Limit layer and the trace's rows to those that can be replayed."
+            f"The trace that is replayed has the experts {experts[row, layer].tolist()} in row "
+            f"{row}, layer {layer}, which no router can choose: a token has all its experts, each "
+            "once. Limit layer and tokens to what can be replayed."
         )

@@ -101,13 +101,12 @@ class Edit:
                 f"read and {max(further - 1, 0):,} more are fed. Give others, or leave it out."
             )
 
-    def meets(self, other: Edit) -> bool:
-        """Whether two edits may act on the same token."""
-        if isinstance(self.tokens, str) or isinstance(other.tokens, str):
-            both = {self.tokens, other.tokens}
-            return both != {"prompt", "generated"}
-        (start, stop), (begin, end) = self.tokens, other.tokens
-        return (stop is None or begin < stop) and (end is None or start < end)
+    def acts_at(self, position: int, phase: Phase) -> bool:
+        """Whether it acts on a token there, if that is of the phase."""
+        if isinstance(self.tokens, str):
+            return self.tokens == phase
+        start, stop = self.tokens
+        return start <= position and (stop is None or position < stop)
 
     @staticmethod
     def together(

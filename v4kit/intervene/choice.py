@@ -13,8 +13,8 @@ from v4kit.core import HASH
 from v4kit.recording import RouterEvent
 from v4kit.recording.routers import SCORING, eligible
 
-_APART = 0.01
-"""What scores of selection of two standings lie apart, beyond all that scores differ."""
+_BELOW = 0.01
+"""How far below all others an expert counts that is avoided or barred when groups are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +63,13 @@ class Choice:
 
     def rescore(self, logits: Tensor, rows: Tensor) -> Self:
         """Return the choice by other logits `[token, expert]`, for some rows; the bias stays."""
-        logits = torch.where(rows.unsqueeze(-1), logits, self.logits)
-        scores = SCORING[self.scoring](logits)
-        return self.weigh_by(scores, rows & (logits != self.logits).any(-1)).with_selection(
-            self.selection + (scores - self.scores), logits
-        )
-
-    def with_selection(self, selection: Tensor, logits: Tensor) -> Self:
-        """Return the choice with another selection, and the logits that it is made of."""
-        return replace(self, selection=selection, logits=logits)
+        logits = logits.to(self.logits.dtype)
+        rows = rows & (logits != self.logits).any(-1)
+        kept = torch.where(rows.unsqueeze(-1), logits, self.logits)
+        scores = SCORING[self.scoring](kept)
+        moved = torch.where(rows.unsqueeze(-1), scores - self.scores, 0)
+        choice = replace(self, logits=kept, selection=self.selection + moved)
+        return choice.weigh_by(scores, rows)
 
     def weigh_by(self, scores: Tensor, rows: Tensor) -> Self:
         """Return the choice with weights of other scores `[token, expert]`, for some rows."""
@@ -104,12 +102,13 @@ class Choice:
 
     @property
     def order(self) -> Tensor:
-        """What experts are ordered by: standing, then selection; float64 `[token, expert]`."""
-        selection = self.selection.double()
-        most, least = selection.amax(-1, keepdim=True), selection.amin(-1, keepdim=True)
-        # So far apart that the group of a higher standing is open as well: a group's rank is the
-        # sum of its best two.
-        return selection + self.standing * (2 * (most - least) + _APART)
+        """What experts are chosen by, the largest first: standing, then selection, then the id.
+
+        Whole numbers `[token, expert]`, all different.
+        """
+        best_first = self.selection.argsort(dim=-1, descending=True, stable=True)
+        place = best_first.argsort(dim=-1)
+        return self.standing * self.selection.shape[-1] - place
 
     # The choice.
 
@@ -138,13 +137,29 @@ class Choice:
 
     def _best(self) -> Tensor:
         """Return the experts that the family's rule chooses `[token, slot]`; ties: the lower id."""
-        order = self.order
-        lowest = order.amin(-1, keepdim=True) - 1
-        # Groups are compared by what may be chosen in them.
-        able = eligible(torch.where(self.barred, lowest, order), self.architecture)
-        able = able.masked_fill(self.barred, -torch.inf)
-        ranked = able.argsort(dim=-1, descending=True, stable=True)
-        return ranked[..., : self.architecture.top_k]
+        closed = self.barred | (self._closed() & (self.standing <= 0))
+        able = self.order.masked_fill(closed, -torch.inf)
+        return able.topk(self.architecture.top_k, dim=-1).indices
+
+    def _closed(self) -> Tensor:
+        """Return the experts whose group is not open `[token, expert]`; none without groups.
+
+        Groups with an expert of a higher standing come first, then those with the largest scores,
+        as the family's rule has it.
+        """
+        n_groups = self.architecture.n_groups
+        if self.architecture.top_groups >= n_groups:
+            return torch.zeros_like(self.barred)
+        least = self.selection.amin(-1, keepdim=True) - _BELOW
+        low = self.barred | (self.standing < 0)
+        scores = torch.where(low, least, self.selection)
+        standing = self.standing.masked_fill(self.barred, 0).clamp(min=0)
+        top = standing.reshape(*standing.shape[:-1], n_groups, -1).amax(-1)
+        # Higher than any sum of two scores, for each step of standing.
+        apart = 2 * (scores.amax(-1, keepdim=True) - scores.amin(-1, keepdim=True)) + _BELOW
+        size = scores.shape[-1] // n_groups
+        raised = scores + (top * apart).repeat_interleave(size, dim=-1)
+        return eligible(raised, self.architecture).isneginf()
 
     def _weigh(self, chosen: Tensor) -> Tensor:
         """Return weights of chosen experts' scores, normalized and scaled as the family says."""
@@ -191,7 +206,8 @@ def made(event: RouterEvent, bias: Tensor | None, architecture: Architecture) ->
     scores = event.scores
     ranked = architecture.layers[event.layer].routing != HASH
     bias = None if bias is None else bias.to(scores.device)
-    standing = torch.zeros_like(scores)
+    # In 16 bits not all whole numbers of an order are there.
+    standing = torch.zeros_like(scores, dtype=torch.float32)
     if not ranked:
         standing = standing.scatter(-1, event.experts.long(), 1.0)
     return Choice(

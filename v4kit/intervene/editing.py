@@ -57,9 +57,7 @@ class Editing:
             edit.check(architecture, family)
             for layer in _acting_on(edit, architecture):
                 self._by_layer.setdefault(layer, []).append(edit)
-        for layer, own in self._by_layer.items():
-            before = [edit for editing in among for edit in editing.at(layer)]
-            check_jointly([*before, *own], layer, architecture)
+        check_all([*among, self])
         self.edits = tuple(edits)
         self.data = [edit.data() for edit in edits]
         self._displaced: dict[int, Tensor] = {}
@@ -77,12 +75,12 @@ class Editing:
     @property
     def displaced(self) -> dict[int, int]:
         """Tokens whose experts became others, by layer, over all passes so far."""
-        return {layer: int(count) for layer, count in sorted(self._displaced.items())}
+        return {layer: int(self._displaced.get(layer, 0)) for layer in self.layers}
 
     @property
     def scaled(self) -> dict[int, int]:
         """Tokens whose experts stayed and whose weights changed, by layer."""
-        return {layer: int(count) for layer, count in sorted(self._scaled.items())}
+        return {layer: int(self._scaled.get(layer, 0)) for layer in self.layers}
 
     def hooks(
         self,
@@ -100,6 +98,17 @@ class Editing:
         for counts, rows in ((self._displaced, moved), (self._scaled, weighed)):
             # Left on its device: to wait for a number in every layer would cost more than the edit.
             counts[layer] = rows.sum() + counts.get(layer, 0)
+
+
+def check_all(editings: Sequence[Editing]) -> None:
+    """Refuse edits that act together, and of which one would undo another.
+
+    Raises:
+        InputError: There are some in a layer.
+    """
+    for layer in sorted({layer for editing in editings for layer in editing.layers}):
+        edits = [edit for editing in editings for edit in editing.at(layer)]
+        check_jointly(edits, layer, editings[0].architecture)
 
 
 def edit_hooks(
@@ -142,7 +151,8 @@ def edited(choice: Choice, edits: Sequence[Edit], rows: Callable[[Edit], Tensor]
     own = choice
     for edit in edits:
         choice = edit.choose(choice, rows(edit))
-    choice = choice.settled(own)
+    if choice is not own:
+        choice = choice.settled(own)
     for edit in edits:
         choice = edit.weigh(choice, rows(edit))
     return choice
@@ -152,11 +162,15 @@ def _router_tap(editings: Sequence[Editing], layer: int, prompt: Callable[[], in
     first = editings[0]
     edits = [edit for editing in editings for edit in editing.at(layer)]
 
-    def tap(event: RouterEvent) -> RouterEvent:
+    def tap(event: RouterEvent) -> RouterEvent | None:
+        known, device = prompt(), event.experts.device
+        inside = {id(edit): edit.within(event.positions, known) for edit in edits}
+        acting = [edit for edit in edits if bool(inside[id(edit)].any())]
+        if not acting:
+            return None
         bias = selection_bias(first.decoder[layer], first.family)
         before = made(event, bias, first.architecture)
-        places, known = event.positions.to(event.experts.device), prompt()
-        after = edited(before, edits, lambda edit: edit.within(places, known))
+        after = edited(before, acting, lambda edit: inside[id(edit)].to(device))
         for editing in editings:
             editing.count(layer, before, after)
         return event.change(experts=after.experts, weights=after.weights)

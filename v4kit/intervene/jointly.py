@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from v4kit.arch import Architecture
 from v4kit.errors import InputError
@@ -16,10 +16,9 @@ def check_jointly(edits: Sequence[Edit], layer: int, architecture: Architecture)
         InputError: Too few experts are left, more are preferred than there are slots or in more
             groups than are open, or an expert is preferred and taken out.
     """
-    for edit in edits:
-        others = [other for other in edits if edit.meets(other)]
-        barred = {expert for other in others for expert in other.bars}
-        wanted = {expert for other in others for expert in other.prefers}
+    for acting in _together(edits):
+        barred = {expert for edit in acting for expert in edit.bars}
+        wanted = {expert for edit in acting for expert in edit.prefers}
         _check_left(barred, layer, architecture)
         _check_wanted(wanted, layer, architecture)
         if barred & wanted:
@@ -27,6 +26,18 @@ def check_jointly(edits: Sequence[Edit], layer: int, architecture: Architecture)
                 f"Expert {min(barred & wanted)} of layer {layer} is to be chosen always and never. "
                 "Leave one of the two edits out, or give them different tokens."
             )
+
+
+def _together(edits: Sequence[Edit]) -> Iterator[list[Edit]]:
+    """Yield the edits that act on the same tokens, for each stretch of a text and each phase."""
+    starts = {0}
+    for edit in edits:
+        if not isinstance(edit.tokens, str):
+            start, stop = edit.tokens
+            starts |= {start, start if stop is None else stop}
+    for phase in ("prompt", "generated"):
+        for start in sorted(starts):
+            yield [edit for edit in edits if edit.acts_at(start, phase)]
 
 
 def _check_left(barred: set[int], layer: int, architecture: Architecture) -> None:

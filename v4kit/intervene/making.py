@@ -286,7 +286,8 @@ def replay(
     if weights and "weights" not in trace.routing:
         raise InputError("The trace that is replayed has no weights. Replay its experts alone.")
     experts = torch.from_numpy(trace.routing["experts"].to_numpy().astype("int64"))
-    check_choosable(experts)
+    asked, span = layers_of(layer), span_of(tokens)
+    check_choosable(trace, asked, span)
     places = torch.from_numpy(trace.tokens["position"].to_numpy().astype("int64"))
     source = torch.full((int(places.max()) + 1, *experts.shape[1:]), NONE)
     source[places] = experts
@@ -294,6 +295,4 @@ def replay(
     if weights:
         told = torch.full(source.shape, torch.nan)
         told[places] = torch.from_numpy(trace.routing["weights"].to_numpy())
-    return Replay(
-        layers=layers_of(layer), tokens=span_of(tokens), trace=trace, source=source, weights=told
-    )
+    return Replay(layers=asked, tokens=span, trace=trace, source=source, weights=told)

@@ -61,7 +61,8 @@ class Replay(Edit):
         """Return a choice that was made, with the other run's weights if they are wanted."""
         if self.weights is None:
             return choice
-        told, known = self._told(choice, rows)
+        told, _ = self._told(choice, rows)
+        known = rows & (told != NONE).all(-1)
         theirs = self.weights[self._places(choice), choice.layer].to(choice.weights.device)
         by_expert = torch.full_like(choice.scores, torch.nan, dtype=theirs.dtype)
         by_expert = by_expert.scatter(-1, told.clamp(min=0), theirs)
@@ -79,7 +80,9 @@ class Replay(Edit):
                 f"{int(missing[0]):,} is read. Replay a longer one, or limit tokens=(start, stop)."
             )
         told = self.source[self._places(choice), choice.layer].to(choice.experts.device)
-        return told, rows & (told != NONE).all(-1)
+        # The same experts stay as they are, also where a table names one twice.
+        same = (told.sort(-1).values == choice.experts.sort(-1).values).all(-1)
+        return told, rows & (told != NONE).all(-1) & ~same
 
     def _places(self, choice: Choice) -> Tensor:
         return choice.positions.to(self.source.device).clamp(max=len(self.source) - 1)

@@ -24,13 +24,13 @@ from v4kit.recording.taps import attached
 from v4kit.recording.text import text_columns
 from v4kit.trace import Trace
 
-_EDITED: WeakKeyDictionary[Any, list[dict[str, Any]]] = WeakKeyDictionary()
-"""What `record` edits just now, by transformers model."""
+_EDITED: WeakKeyDictionary[Any, list[Recording]] = WeakKeyDictionary()
+"""What records and edits just now, by transformers model."""
 
 
 def edits_of(hf_model: Any) -> list[dict[str, Any]]:
     """Return the edits of `record` that act on a transformers model now, as JSON data."""
-    return list(_EDITED.get(hf_model, ()))
+    return [edit for recording in _EDITED.get(hf_model, ()) for edit in recording.edits]
 
 
 class _Document:
@@ -255,7 +255,8 @@ def record(
         hf_model: A causal language model of a family in the table.
         record: What to record.
         tokenizer: Gives the rows their texts and roles.
-        edits: Of the routing, as `model.edit` takes them; they act while the block runs.
+        edits: Of the routing, as `model.edit` takes them; they act while the block runs. What they
+            displace is in this recording's trace alone.
 
     Raises:
         UnsupportedModel: The model is dense or of a family that the kit can't read.
@@ -269,12 +270,12 @@ def record(
         )
     recording = Recording(hf_model, to_record(record), tokenizer, edits)
     handle = hf_model.base_model.register_forward_pre_hook(recording.before, with_kwargs=True)
-    before = edits_of(hf_model)
-    _EDITED[hf_model] = [*before, *recording.edits]
+    acting = _EDITED.setdefault(hf_model, [])
+    acting.append(recording)
     try:
         with attached(recording.hooks()):
             yield recording
     finally:
         handle.remove()
         recording.close()
-        _EDITED[hf_model] = before
+        acting.remove(recording)

@@ -26,6 +26,7 @@ class DisplacedRecorder:
         self._pending: dict[int, Tensor] = {}
         self._rows = Rows()
         self._at: list[int] = []
+        self._device: torch.device | None = None
 
     def hooks(self, layers: Sequence[int]) -> list[tuple[nn.Module, Hook]]:
         """Return `(module, hook)` for the routers of layers that are edited in the next pass."""
@@ -52,7 +53,10 @@ class DisplacedRecorder:
         if not self._pending:
             return
         first = next(iter(self._pending.values()))
-        own = first.new_full((len(first), len(self._routers), first.shape[1]), NONE)
+        # Which layers are edited may change; where rows are kept may not.
+        self._device = self._device or first.device
+        shape = (len(first), len(self._routers), first.shape[1])
+        own = first.new_full(shape, NONE, device=self._device)
         for layer, experts in self._pending.items():
             own[:, self._place[layer]] = experts.to(own.device)
         if rows is not None:
@@ -78,7 +82,11 @@ class DisplacedRecorder:
         stays = (own[..., :, None] == used[..., None, :]).any(-1)
         # Rows that do not count any more have no experts at all.
         gone = np.where(stays | (used == NONE).all(-1, keepdims=True), NONE, own)
-        # Those that had to go come first.
+        # Beside experts that came in, one each; which came for which is nobody's to say.
         order = np.argsort(gone == NONE, axis=-1, kind="stable")
-        whole[at[:, None], layers] = np.take_along_axis(gone, order, axis=-1)
+        listed = np.take_along_axis(gone, order, axis=-1)
+        came = ~(used[..., :, None] == own[..., None, :]).any(-1) & (used != NONE)
+        place = np.maximum(came.cumsum(axis=-1) - 1, 0)
+        beside = np.where(came, np.take_along_axis(listed, place, axis=-1), NONE)
+        whole[at[:, None], layers] = beside
         return {"displaced": whole}

@@ -75,7 +75,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("bias_flips", (TOKEN, LAYER), "int16", NONE, "chosen experts that the unbiased "
              "scores would not have chosen"),
     Variable("displaced", (TOKEN, LAYER, SLOT), "int16", NONE, "expert that the router chose and "
-             "an edit put another in the place of; −1 none"),
+             "that had to go when edits brought the slot's expert in; −1 if it was chosen anyway"),
     Variable("router_scores", (TOKEN, LAYER, EXPERT), "float32", np.nan, "scores of all experts"),
     Variable("output_norm", (TOKEN, LAYER, SLOT), "float32", np.nan, "Euclidean norm of the "
              "expert's output, before its weight"),

@@ -70,10 +70,11 @@ export function editList({ model, scope, link, chosen }) {
       add.focus();
     }, { "aria-label": "Remove this edit" });
     const kind = h("select", { "aria-label": "What it does", onchange: () => {
-      const { amount, experts } = kinds.get(kind.value);
-      const one = rows().find((row) => row.key === key);
-      set({ kind: kind.value, amount: amount?.first ?? null,
-        experts: experts && !one.experts.length ? [chosen().expert ?? 0] : one.experts });
+      const next = kinds.get(kind.value), one = rows().find((row) => row.key === key);
+      const able = one.layer === null || layers(next).some(([layer]) => layer === one.layer);
+      set({ kind: kind.value, amount: next.amount?.first ?? null,
+        layer: able ? one.layer : about.start,
+        experts: next.experts && !one.experts.length ? [chosen().expert ?? 0] : one.experts });
     } });
     fill(kind, [...kinds.values()].map(({ name, label }) => [name, label]));
     const layer = h("select", { "aria-label": "Layer of the edit",
@@ -84,7 +85,7 @@ export function editList({ model, scope, link, chosen }) {
     const value = h("output", {});
     const slider = h("input", { type: "range", oninput: () => {
       value.textContent = slider.value;
-    }, onchange: () => set({ amount: slider.valueAsNumber }) });
+    }, onchange: () => set({ amount: slider.valueAsNumber }), onblur: () => draw() });
     const amount = labelled("", slider);
     amount.append(value);
     const tokens = h("select", { "aria-label": "Tokens that it acts on",
@@ -112,16 +113,21 @@ export function editList({ model, scope, link, chosen }) {
       named.hidden = !known.experts;
       if (document.activeElement !== experts) experts.value = row.experts.join(", ");
       amount.hidden = !known.amount;
-      if (known.amount) {
-        const { name, least, most, step } = known.amount;
-        Object.assign(slider, { min: least, max: most, step });
-        slider.valueAsNumber = row.amount ?? known.amount.first;
-        value.textContent = slider.value;
-        amount.firstChild.textContent = name;
-      }
+      if (known.amount) showAmount(known.amount, row.amount ?? known.amount.first);
       tokens.value = row.tokens;
       drawn.hidden = !known.experts;
       drawn.disabled = row.layer === null || !row.experts.length;
+    }
+
+    /** Shows a number as it is: one that Python gave may lie off the slider's steps and ends. */
+    function showAmount({ name, least, most, step }, now) {
+      amount.firstChild.textContent = name;
+      if (document.activeElement === slider && slider.valueAsNumber !== now) return;
+      const steps = (now - least) / step, whole = Math.abs(steps - Math.round(steps)) < 1e-6;
+      Object.assign(slider, { min: Math.min(least, now), max: Math.max(most, now),
+        step: whole && now >= least ? step : "any" });
+      slider.valueAsNumber = now;
+      value.textContent = String(Number(now.toPrecision(4)));
     }
     return { item, show };
   }
