@@ -19,6 +19,9 @@ _TOGETHER = 64
 """Tokens that short passes wait for, to be stored together."""
 _AT_ONCE = 1_024
 """Tokens whose experts are asked at once: each has an output per slot, held only to measure it."""
+_FEW = 16
+"""Tokens of a pass up to which experts are asked later, for many passes together: to read the
+weights of an expert once more for a single token costs as much as using it did."""
 
 
 def each_expert(experts: nn.Module, hidden: Tensor, ids: Tensor) -> Tensor:
@@ -79,18 +82,14 @@ class OutputRecorder:
         @torch.no_grad()
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             hidden, ids, _ = inputs
-            sizes = [
-                _sizes(each_expert(module, *part))
-                for part in zip(hidden.split(_AT_ONCE), ids.split(_AT_ONCE), strict=True)
-            ]
             routed = _norms(output)
-            self._pending[layer] = {
-                "ids": ids,
-                "output_norm": torch.cat([norm for norm, _ in sizes]),
-                "output_max": torch.cat([largest for _, largest in sizes]),
-                "routed_norm": routed,
-                "shared_norm": torch.full_like(routed, torch.nan),
-            }
+            shared = torch.full_like(routed, torch.nan)
+            seen = {"ids": ids, "routed_norm": routed, "shared_norm": shared}
+            if len(ids) <= _FEW and not _offloaded(module):
+                seen["hidden"] = hidden.clone()
+            else:
+                seen |= _measured(module, hidden, ids)
+            self._pending[layer] = seen
 
         return hook
 
@@ -128,7 +127,7 @@ class OutputRecorder:
     def _settle(self) -> None:
         """Store what waits; interrupted, it waits on, and is written to the same rows again."""
         for layer, rows in self._rows.items():
-            parts = [seen[layer] for seen in self._waiting]
+            parts = _all_measured(self._experts[layer], [seen[layer] for seen in self._waiting])
             if parts:
                 values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
                 rows.append(values, self._settled)
@@ -159,6 +158,41 @@ class OutputRecorder:
             for name in _PER_SLOT:
                 arrays[name][:, layer][missing] = np.nan
         return arrays
+
+
+def _offloaded(module: nn.Module) -> bool:
+    """Whether a module's weights come and go with its calls, which must not cross each other."""
+    return hasattr(module, "_hf_hook") or any(p.is_meta for p in module.parameters())
+
+
+def _all_measured(experts: nn.Module, parts: list[_Seen]) -> list[_Seen]:
+    """Return what passes did, with the experts of those asked that were not asked in the pass."""
+    later = [part for part in parts if "hidden" in part]
+    if not later:
+        return parts
+    hidden, ids = (torch.cat([part[name] for part in later]) for name in ("hidden", "ids"))
+    with torch.inference_mode():
+        found = _measured(experts, hidden, ids)
+    pieces, start = [], 0
+    for part in parts:
+        if "hidden" not in part:
+            pieces.append(part)
+            continue
+        kept = {name: value for name, value in part.items() if name != "hidden"}
+        rows = slice(start, start + len(part["ids"]))
+        pieces.append(kept | {name: value[rows] for name, value in found.items()})
+        start = rows.stop
+    return pieces
+
+
+def _measured(experts: nn.Module, hidden: Tensor, ids: Tensor) -> _Seen:
+    """Return `output_norm` and `output_max` `[token, slot]`, asked for in pieces."""
+    sizes = [
+        _sizes(each_expert(experts, *part))
+        for part in zip(torch.split(hidden, _AT_ONCE), torch.split(ids, _AT_ONCE), strict=True)
+    ]
+    norms, largest = (torch.cat(found) for found in zip(*sizes, strict=True))
+    return {"output_norm": norms, "output_max": largest}
 
 
 def _sizes(outputs: Tensor) -> tuple[Tensor, Tensor]:
