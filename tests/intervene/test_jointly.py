@@ -407,7 +407,9 @@ class TestShared:
         norms = trace.routing["shared_norm"].to_numpy()
         assert (norms[4:30, layers] == 0).all()
         assert (norms[:4, layers] > 0).all()
-        assert trace.meta["edits"] == [{"edit": "unshare", "layers": layers, "tokens": [4, 30]}]
+        assert trace.meta["edits"] == [
+            {"edit": "ablate_shared", "layers": layers, "tokens": [4, 30]}
+        ]
 
     def test_there_are_none(self) -> None:
         with pytest.raises(InputError, match="mixtral models have no shared experts"):

@@ -32,8 +32,8 @@ UNSAID = {
     "on=logits": lambda: v4kit.nudge(3, [1], delta=0.5, on="logits"),
     "renorm=True": lambda: v4kit.scale(3, [1], factor=0.5, renorm=True),
     "on_hash=substitute": lambda: v4kit.ablate(0, [1], on_hash="substitute"),
-    "rule=uniform": lambda: v4kit.ablate_router(3, rule="uniform"),
-    "unshare(": lambda: v4kit.ablate_shared(3),
+    "ablate_router(layers=[3], rule=uniform": lambda: v4kit.ablate_router(3, rule="uniform"),
+    "ablate_shared(": lambda: v4kit.ablate_shared(3),
 }
 
 

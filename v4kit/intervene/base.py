@@ -28,6 +28,11 @@ class Edit:
     "prompt" or "generated": the tokens of that phase; a text that is only read is all prompt."""
 
     @property
+    def name(self) -> str:
+        """The function that makes it."""
+        return type(self).__name__.lower()
+
+    @property
     def reranks(self) -> bool:
         """Whether it needs a layer that chooses by score."""
         return True
@@ -125,7 +130,7 @@ class Edit:
         """Return the edit as JSON data, for a trace's meta."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         plain = {n: list(v) if isinstance(v, tuple) else v for n, v in values.items()}
-        return {"edit": type(self).__name__.lower(), **plain}
+        return {"edit": self.name, **plain}
 
 
 def in_range(experts: Sequence[int], n_experts: int) -> None:

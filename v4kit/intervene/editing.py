@@ -207,7 +207,7 @@ def _acting_on(edit: Edit, architecture: Architecture) -> tuple[int, ...]:
             raise InputError(f"Layer {layer} has no router; the layers with one are {known}.")
         if layer not in able:
             raise InputError(
-                f"{type(edit).__name__.lower()} can't act on layer {layer}: its experts follow "
+                f"{edit.name} can't act on layer {layer}: its experts follow "
                 "from the token id, not from a score. Give layers that choose: "
                 f"{', '.join(map(str, ranked))}.{edit.way_out}"
             )

@@ -27,6 +27,11 @@ class Simpler(Edit):
     """Of what is random."""
 
     @property
+    def name(self) -> str:
+        """The function that makes it."""
+        return "ablate_router"
+
+    @property
     def reranks(self) -> bool:
         """Whether it needs a layer that chooses by score."""
         return self.rule == "no_bias"
@@ -70,6 +75,11 @@ class Simpler(Edit):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unshare(Edit):
     """Shared experts whose output is taken away."""
+
+    @property
+    def name(self) -> str:
+        """The function that makes it."""
+        return "ablate_shared"
 
     @property
     def reranks(self) -> bool:
