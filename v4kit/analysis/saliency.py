@@ -107,8 +107,9 @@ def super_experts(trace: Trace, *, depth: float = 1.0) -> xr.Dataset:
     Of the largest magnitude that any of an expert's outputs has in any component, over the trace:
     an expert is "super" if that is above the 99.5th percentile of all experts that were used, and
     above a tenth of the largest one, in all layers (arXiv 2507.23279). The percentile makes some
-    expert stand out in most models; whether a model breaks without it is for an ablation to say,
-    and one token may be behind it: its row is told.
+    expert stand out in most models; whether a model breaks without it is for an ablation to say
+    (`v4kit.experiments.sink_link` tells what becomes of attention's sinks), and one token may be
+    behind it: its row is told.
 
     Args:
         trace: A trace recorded with `Record(outputs=True)`. Special tokens count, and may be behind
