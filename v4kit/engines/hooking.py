@@ -21,13 +21,17 @@ _ONE_PLACE = (
 )
 
 
+First = Callable[[Sequence[int]], Hooks]
+"""Gives the hooks that see some layers' routers before they are edited."""
+
+
 class Hooked:
     """The part of a model that knows its taps and edits."""
 
     def __init__(self) -> None:
         self._taps: list[Tapped] = []
         self._editing: list[Editing] = []
-        self._met: tuple[int, ...] = ()
+        self._met: tuple[Editing, ...] = ()
 
     @contextlib.contextmanager
     def tap(
@@ -91,12 +95,12 @@ class Hooked:
             raise InputError(_ONE_PLACE)
         return Editing(model.hf, model.family, model.architecture, edits, among=self._editing)
 
-    def standing(
+    def pass_hooks(
         self,
         positions: Positions,
         prompt: int | None,
         own: Editing | None,
-        first: Callable[[Sequence[int]], Hooks] | None,
+        first: First | None,
     ) -> Hooks:
         """Return the hooks of edits and taps for one forward pass, in the order in which they act.
 
@@ -120,9 +124,10 @@ class Hooked:
         """Refuse edits that have met only now, such as a run's own and a block's around a step."""
         if editings and edits_of(cast("Model", self).hf):
             raise InputError(_ONE_PLACE)
-        met = tuple(map(id, editings))
+        # Kept themselves, not by their id, which another may have after them.
+        met = tuple(editings)
         if len(met) > 1 and met != self._met:
-            check_all(editings)
+            check_all(met)
         self._met = met
 
     @property

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from v4kit.engines.hooking import Hooked
-from v4kit.engines.tapping import Hooks
+from v4kit.engines.hooking import First, Hooked
 from v4kit.errors import ModelBusy
 from v4kit.intervene import Editing
 from v4kit.recording import attached
 from v4kit.recording.taps import Before, Hook
-
-First = Callable[[Sequence[int]], Hooks]
-"""Gives the hooks that see some layers' routers before they are edited."""
 
 
 class Passing(Hooked):
@@ -72,7 +68,7 @@ class Passing(Hooked):
             first: Gives what is to see some layers' routers before they are edited.
         """
         positions = torch.arange(start, start + len(ids))
-        before = self.standing(lambda: positions, prompt, editing, first)
+        before = self.pass_hooks(lambda: positions, prompt, editing, first)
         output = self._run([ids], cache, [*before, *hooks])
         return output.logits[0], output.past_key_values
 
@@ -89,7 +85,7 @@ class Passing(Hooked):
         Hooks see one row per copy, so that each can be treated differently.
         """
         positions = torch.full((copies,), position)
-        before = self.standing(lambda: positions, None, None, None)
+        before = self.pass_hooks(lambda: positions, None, None, None)
         logits: Tensor = self._run([[token]] * copies, cache, [*before, *hooks]).logits[:, -1]
         return logits
 

@@ -55,15 +55,18 @@ def sink_link(
 
     Raises:
         InputError: No such layer or expert; the trace is of another model, of an edited one, or
-            lacks the beginning of a document; the model returns no attention weights.
+            lacks the beginning of a document; the model returns no attention weights, or a text is
+            too long for all of its own to be held.
+        ModelBusy: Another thread is using the model.
     """
     check_pair(model, trace)
     check_edits(model, trace)
     if model.edits:
         raise InputError("sink_link compares with the model as it is: call it unedited.")
-    draws = whole_number("draws", draws, least=1)
+    draws, seed = whole_number("draws", draws, least=1), whole_number("seed", seed, least=0)
     texts = _texts(trace)
     gone = ablate(layer, expert, reroute=False)
+    # Refused now, not after the first reading.
     model.editing([gone])
     base, counted = _shares(model, texts, None)
     without, _ = _shares(model, texts, gone)

@@ -66,6 +66,7 @@ def write_sections(sections: Sequence[Section], path: str | Path, *, title: str)
         "sections.html",
         [get_plotlyjs(), asset("page.js")],
         title=title,
+        theme="light",
         sections=_numbered(sections),
         data=Markup(data),  # noqa: S704 - escaped by to_json
     )
